@@ -1,0 +1,1 @@
+"""The agent: one turn from message to reply to memory."""

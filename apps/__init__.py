@@ -1,0 +1,1 @@
+"""What people and services touch: command line, benchmarks."""

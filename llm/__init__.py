@@ -1,0 +1,1 @@
+"""The model an agent talks to, and the places where memory enters it."""

@@ -1,0 +1,1 @@
+"""The ledger, the vector index, and every store."""

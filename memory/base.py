@@ -1,0 +1,170 @@
+"""The contract of a store: records in, contributions out, and exact forgetting.
+
+A store is a projection of the ledger: everything it holds is derived from records and can be
+rebuilt from them. It knows nothing of the agent, and of the model only what `StoreContext` gives.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from ..errors import ConfigError
+from ..llm.places import Contribution, Place
+from .record import Record, RecordId, Scope, Turn
+
+if TYPE_CHECKING:
+    from ..llm.base import LLM, Capability
+    from .vectors import Embedder
+
+__all__ = ["Artefact", "Capabilities", "Cue", "Erasure", "Memory", "StoreContext"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cue:
+    """What a recall may look at.
+
+    Args:
+        message: the user's new message.
+        scope: whose memories; its session is the one that is speaking.
+        recent: turns of this session before the message, oldest first; at most as many as the
+            largest `Capabilities.recent_turns` among the agent's memories.
+        budget: tokens this memory may put into the prompt; a hard limit.
+        now: time of the turn, UTC.
+    """
+
+    message: str
+    scope: Scope
+    recent: tuple[Turn, ...] = ()
+    budget: int
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """A thing a store holds, and a record it was made from: one edge of the lineage."""
+
+    record: RecordId
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erasure:
+    """What one store's `forget` did.
+
+    Args:
+        erased: ids it held something of, and now holds nothing of.
+        unknown: ids it held nothing of.
+        rebuilt: keys of artefacts that mixed a forgotten record with others and were made anew.
+    """
+
+    store: str
+    erased: frozenset[RecordId]
+    unknown: frozenset[RecordId]
+    rebuilt: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What the core needs to know of a store; it never asks for a store's name.
+
+    Args:
+        recent_turns: turns of the session it wants in its cue.
+        needs: what the model must be able to do.
+        derives: `derive` has slow work to do between turns.
+        reversible: `forget` restores the state from before the write, by digest.
+    """
+
+    recent_turns: int = 0
+    needs: frozenset[Capability] = frozenset()
+    derives: bool = False
+    reversible: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreContext:
+    """What a store is opened with: a folder of its own, the model, and a lazily loaded embedder."""
+
+    folder: Path
+    llm: LLM
+    embedder: Callable[[], Embedder]
+    chroma_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NoConfig:
+    """The configuration of a store that has nothing to configure."""
+
+
+class Memory(ABC):
+    """One store. Subclasses set `place` and `Config`, and are opened by `Memory.open`."""
+
+    name: str
+    place: ClassVar[Place]
+    Config: ClassVar[type[Any]] = NoConfig
+    capabilities: Capabilities = Capabilities()
+
+    @classmethod
+    def open(cls, name: str, context: StoreContext, options: Mapping[str, Any]) -> Self:
+        """Open the store in `context.folder`, with `options` as fields of `cls.Config`."""
+        known = [f.name for f in fields(cls.Config)]
+        for option in options:
+            if option not in known:
+                raise ConfigError(f"memory {name!r} has no option {option!r}; it has {known}")
+        return cls(name, context, cls.Config(**options))
+
+    @abstractmethod
+    def __init__(self, name: str, context: StoreContext, config: Any) -> None: ...
+
+    @abstractmethod
+    def write(self, records: Sequence[Record]) -> list[Artefact]:
+        """Take records in, in ledger order. Idempotent by record id; calls no model but the
+        embedder. Returns an edge for each thing now held of each record; what it has no use for
+        it leaves out. Durable when it returns."""
+
+    @abstractmethod
+    def recall(self, cue: Cue) -> Contribution:
+        """What this memory gives to a turn. Pure: changes nothing, may be called twice."""
+
+    @abstractmethod
+    def forget(self, ids: Collection[RecordId]) -> Erasure:
+        """Hold nothing of these records any more. Exact: `write(A); write(B); forget(B)` leaves
+        the digest of `write(A)`. Unknown ids are reported, not raised. Idempotent."""
+
+    def rebuild(self, records: Iterable[Record]) -> list[Artefact]:
+        """Become what `write(records)` on an empty store would be."""
+        self.clear()
+        return self.write(list(records))
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Hold nothing."""
+
+    @abstractmethod
+    def held(self) -> frozenset[RecordId]:
+        """Ids of all records it holds something of; the doctor compares them with the lineage."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256 of what it holds, in canonical order: equal if and only if the contents are."""
+
+    @abstractmethod
+    def save(self, path: Path) -> None:
+        """Write everything held into the folder `path`, as safetensors and JSON."""
+
+    @abstractmethod
+    def load(self, path: Path) -> None:
+        """Replace everything held by what `save` wrote."""
+
+    def derive(self, cancel: Event) -> Iterator[Record]:
+        """Slow work between turns: new records (summaries) for the ledger, one at a time. Stops
+        soon after `cancel` is set; what is left is done the next time."""
+        yield from ()
+
+    def close(self) -> None:
+        """Release files and handles. May be called twice."""

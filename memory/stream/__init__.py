@@ -1,0 +1,1 @@
+"""SCM: the memory stream, its controller, and the readers of long documents."""
