@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from . import errors
 
 if TYPE_CHECKING:
-    from .agent.loop import Agent
+    from .agent.agent import Agent
+    from .agent.langchain import PalimpsestChatModel, PalimpsestRetriever
     from .llm.base import LLM, GenerationConfig
     from .llm.local import LocalLLM
     from .llm.remote import RemoteLLM
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from .memory.record import Record, Scope
 
 _LAZY = {
-    "Agent": ".agent.loop",
+    "Agent": ".agent.agent",
+    "PalimpsestChatModel": ".agent.langchain",
+    "PalimpsestRetriever": ".agent.langchain",
     "GenerationConfig": ".llm.base",
     "LLM": ".llm.base",
     "LocalLLM": ".llm.local",
@@ -34,6 +37,8 @@ __all__ = [
     "GenerationConfig",
     "LocalLLM",
     "Memory",
+    "PalimpsestChatModel",
+    "PalimpsestRetriever",
     "Record",
     "RemoteLLM",
     "Scope",

@@ -27,11 +27,13 @@ class Contribution:
     """What a memory gives to one turn.
 
     Args:
+        place: set by each kind of contribution.
         memory: name of the memory, as shown in errors and traces.
         records: ids of the records behind it, most relevant first.
         explain: why, as plain JSON values; kept in the turn's trace. Ids and numbers, never texts.
     """
 
+    place: Place
     memory: str
     records: tuple[str, ...] = ()
     explain: Mapping[str, Any] = field(default_factory=dict)

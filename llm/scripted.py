@@ -67,7 +67,7 @@ class ScriptedLLM:
     ) -> Iterator[Token]:
         """Yield the script's reply word by word, cut by `max_tokens` and by stop strings."""
         for contribution in contributions:
-            check_place(contribution.memory, getattr(contribution, "place"), self.name, self.places)
+            check_place(contribution.memory, contribution.place, self.name, self.places)
         used = self.count_prompt_tokens(messages)
         if used >= self.context_window:
             raise ContextOverflow(

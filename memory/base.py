@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from threading import Event
@@ -168,3 +168,4 @@ class Memory(ABC):
 
     def close(self) -> None:
         """Release files and handles. May be called twice."""
+        return

@@ -73,7 +73,7 @@ class Record:
     when a newer record supersedes it.
 
     Args:
-        text: valid Unicode without NUL or lone surrogates, at most 16 MiB in UTF-8; see `clean_text`.
+        text: Unicode without NUL or lone surrogates, at most 16 MiB in UTF-8; see `clean_text`.
         valid_from, valid_to: when it holds; `valid_to=None` means until further notice.
         trust: in [0, 1]; None takes the default of its source.
         supersedes: the record it replaces; that one stays readable in history.

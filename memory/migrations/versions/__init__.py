@@ -1,1 +1,1 @@
-"""One file a schema change, in order."""
+"""The revisions, oldest first. A revision that was released is never edited."""

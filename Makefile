@@ -1,0 +1,32 @@
+# Every command sets up what it needs; a second run does no work twice.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup chat demo test lint bench docs
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/palimpsest models pull smollm2 minilm
+	touch $@
+
+chat: setup
+	@$(BIN)/palimpsest chat
+
+demo: setup
+	@$(BIN)/palimpsest demo
+
+test: setup
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	mkdir -p build/types && ln -sfn ../.. build/types/palimpsest
+	MYPYPATH=build/types $(BIN)/mypy -p palimpsest && $(BIN)/mypy tests
+
+bench: setup
+	$(BIN)/palimpsest bench scm && $(BIN)/palimpsest bench recall
+
+docs: setup
+	$(BIN)/mkdocs build --strict --quiet

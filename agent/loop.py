@@ -1,0 +1,184 @@
+"""One turn, from a message to a reply to memory: recall, compose, generate, remember.
+
+It knows places, not methods: which memories there are is data that it is given. Every step that
+could be lost in a crash is in the ledger before the next one starts; stores follow the ledger.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from threading import RLock
+
+from ..llm.base import LLM, Token
+from ..llm.places import Contribution, Note, Prompt, compose
+from ..memory.base import Cue, Memory
+from ..memory.ledger import Ledger
+from ..memory.projection import catch_up
+from ..memory.record import Record, Turn, now
+from .prompt import PromptBuilder
+from .request import Request
+from .tools import ToolLoop, ToolResult
+from .trace import MemoryTrace, NoteTrace, Trace
+
+
+class Loop:
+    """The turn, as a generator of visible tokens. Safe to run from several threads."""
+
+    def __init__(
+        self,
+        llm: LLM,
+        ledger: Ledger,
+        memories: Sequence[Memory],
+        prompt: PromptBuilder,
+        tools: ToolLoop,
+    ) -> None:
+        self.llm = llm
+        self.ledger = ledger
+        self.memories = tuple(memories)
+        self.prompt = prompt
+        self.tools = tools
+        self.stores = RLock()
+        self.follow()
+
+    def turn(self, request: Request, redo: Turn | None = None) -> Generator[Token, None, Trace]:
+        """Answer one message and return the turn's trace. With `redo`, answer its message again;
+        the new reply supersedes the old one.
+
+        Whatever ends the turn early, what was said until then is kept, marked with why it ended.
+        """
+        budget = self.prompt.budget(request)
+        message = redo.user if redo else self.hear(request)
+        trace = Trace(model=self.llm.name, session=str(request.scope.session), message=message.id)
+        clock = _Clock()
+        cue = self.cue(request, message, budget)
+        contributions = self.recall(cue, trace)
+        composition = compose(contributions)
+        prompt, kept = self.prompt.place(request, composition.prompts, budget)
+        trace.note(kept)
+        trace.recall_ms = clock.ms()
+        said: list[str] = []
+        try:
+            for piece in self.tools.run(prompt, composition.attachments, request):
+                if isinstance(piece, ToolResult):
+                    self.hear_tool(piece, message, trace)
+                    continue
+                trace.count(piece, clock.ms())
+                said.append(piece.text)
+                yield piece
+        except GeneratorExit:
+            trace.finish = "cancelled"
+            raise
+        except BaseException as error:
+            trace.finish, trace.error = "error", type(error).__name__
+            raise
+        finally:
+            trace.generate_ms = clock.ms() - trace.recall_ms
+            self.remember("".join(said), message, redo, trace)
+            self.follow()
+            trace.total_ms = clock.ms()
+            self.ledger.put_trace(trace.id, request.scope, trace.reply, trace.to_json())
+        return trace
+
+    def hear(self, request: Request) -> Record:
+        """The user's message, durable before anything else happens."""
+        record = Record(text=request.message, scope=request.scope)
+        self.ledger.append([record])
+        return record
+
+    def cue(self, request: Request, message: Record, budget: int) -> Cue:
+        """What the memories may look at: the message, the turns before it, and the budget."""
+        wanted = max((m.capabilities.recent_turns for m in self.memories), default=0)
+        turns = self.ledger.turns(request.scope, wanted + 1) if wanted else []
+        before = [turn for turn in turns if turn.user.id < message.id][-wanted:]
+        return Cue(
+            message=request.message,
+            scope=request.scope,
+            recent=tuple(before),
+            budget=budget,
+            now=now(),
+        )
+
+    def recall(self, cue: Cue, trace: Trace) -> list[Contribution]:
+        """What each memory gives to this turn, and how long it took."""
+        given = []
+        for memory in self.memories:
+            clock = _Clock()
+            with self.stores:
+                contribution = memory.recall(cue)
+            given.append(contribution)
+            trace.memories.append(_account(memory, contribution, clock.ms()))
+        return given
+
+    def hear_tool(self, result: ToolResult, message: Record, trace: Trace) -> None:
+        """What a tool said, kept as a record of low trust."""
+        trace.tools.append(result.name)
+        if result.text.strip():
+            self.ledger.append(
+                [
+                    Record(
+                        text=result.text.replace("\0", "\ufffd"),
+                        scope=message.scope,
+                        role="tool",
+                        source="tool",
+                        parents=(message.id,),
+                        meta={"tool": result.name, "error": result.error},
+                    )
+                ]
+            )
+
+    def remember(self, text: str, message: Record, redo: Turn | None, trace: Trace) -> None:
+        """The reply, into the ledger; a model that said nothing leaves the turn open."""
+        if not text.strip():
+            return
+        reply = Record(
+            text=text.replace("\0", "\ufffd"),
+            scope=message.scope,
+            role="assistant",
+            source="assistant",
+            parents=(message.id,),
+            supersedes=redo.reply.id if redo and redo.reply else None,
+            meta={"finish": trace.finish, "model": trace.model},
+        )
+        self.ledger.append([reply])
+        trace.reply = reply.id
+
+    def follow(self) -> None:
+        """Bring every store up to date with the ledger, after a turn as after a crash."""
+        with self.stores:
+            for memory in self.memories:
+                catch_up(self.ledger, memory)
+
+
+def _account(memory: Memory, contribution: Contribution, ms: float) -> MemoryTrace:
+    prompt = contribution if isinstance(contribution, Prompt) else None
+    return MemoryTrace(
+        memory=memory.name,
+        place=memory.place,
+        records=contribution.records,
+        notes=tuple(_note(note) for note in prompt.notes) if prompt else (),
+        turns=len(prompt.turns) if prompt else 0,
+        ms=ms,
+        explain=contribution.explain,
+    )
+
+
+def _note(note: Note) -> NoteTrace:
+    return NoteTrace(
+        records=note.records,
+        score=note.score,
+        tokens=note.tokens,
+        form=note.form,
+        source=note.source,
+        kept=False,
+    )
+
+
+class _Clock:
+    """Milliseconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def ms(self) -> float:
+        return (time.perf_counter() - self._start) * 1000

@@ -1,0 +1,112 @@
+"""From what the memories gave to the messages the model reads, within the model's window.
+
+Remembered text is data: it stands inside a fence, labelled, and whatever in it looks like the
+fence is defused. This module does not know where notes come from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
+
+from ..errors import ContextOverflow
+from ..llm.base import LLM
+from ..llm.places import Note, Prompt
+from .request import Request
+
+SYSTEM = "You are a helpful assistant."
+
+_FENCE = re.compile(r"<(/?)memory", re.IGNORECASE)
+_EPOCH = datetime(1, 1, 1, tzinfo=UTC)
+
+
+class PromptBuilder:
+    """Places notes and turns around the user's message."""
+
+    def __init__(self, llm: LLM, system: str | None = None) -> None:
+        self._llm = llm
+        self._system = SYSTEM if system is None else system
+
+    def budget(self, request: Request) -> int:
+        """Tokens that memory may take: the window, less the bare prompt and room for a reply.
+
+        Raises:
+            ContextOverflow: the message alone is too long; nothing has been stored yet.
+        """
+        window = self._llm.context_window
+        # No tokenizer makes fewer than one token of 64 bytes of text, and counting is not free.
+        longest = 64 * window
+        if len(request.message) > longest:
+            raise _too_long(f"{len(request.message):,} characters", window)
+        bare = self._llm.count_prompt_tokens(self._messages(request, (), ()))
+        if bare >= window:
+            raise _too_long(f"{bare:,} tokens with its prompt", window)
+        reply = min(request.generation.max_tokens, window // 4)
+        return max(0, window - bare - reply)
+
+    def place(
+        self, request: Request, prompts: Sequence[Prompt], budget: int
+    ) -> tuple[list[BaseMessage], list[Note]]:
+        """The prompt's messages, and the notes that found room in it, best first.
+
+        Fence, labels and message frames cost tokens too, so the worst notes, then the oldest
+        turns, give way until the whole prompt fits.
+        """
+        turns = list(_turns(prompts))
+        notes = _by_rank(prompts)
+        bare = self._llm.count_prompt_tokens(self._messages(request, (), ()))
+        while True:
+            messages = self._messages(request, turns, notes)
+            if self._llm.count_prompt_tokens(messages) <= bare + budget:
+                return messages, notes
+            if notes:
+                notes.pop()
+            else:
+                turns = turns[1:]
+
+    def _messages(
+        self, request: Request, turns: Sequence[BaseMessage], notes: Sequence[Note]
+    ) -> list[BaseMessage]:
+        system = self._system if request.instructions is None else request.instructions
+        message = f"{splice(notes)}\n\n{request.message}" if notes else request.message
+        return [
+            *([SystemMessage(system)] if system else []),
+            *turns,
+            *request.history,
+            HumanMessage(message),
+        ]
+
+
+def splice(notes: Sequence[Note]) -> str:
+    """Notes in the order in which they happened, inside the fence."""
+    ordered = sorted(notes, key=lambda note: note.when or _EPOCH)
+    lines = "\n".join(defuse(note.text) for note in ordered)
+    return f"<memory>\n{lines}\n</memory>"
+
+
+def defuse(text: str) -> str:
+    """`text` with whatever looks like the fence made harmless and still readable."""
+    return _FENCE.sub(r"‹\1memory", text)
+
+
+def _by_rank(prompts: Sequence[Prompt]) -> list[Note]:
+    """All notes: the best of each memory, then the second best of each, and so on. Scores compare
+    within one memory only."""
+    ranks = max((len(prompt.notes) for prompt in prompts), default=0)
+    return [p.notes[rank] for rank in range(ranks) for p in prompts if rank < len(p.notes)]
+
+
+def _turns(prompts: Sequence[Prompt]) -> list[BaseMessage]:
+    """The turns of all memories, each message once; ids are ULIDs and sort by time."""
+    unique = {message.id: message for prompt in prompts for message in prompt.turns}
+    return [unique[key] for key in sorted(unique, key=str)]
+
+
+def _too_long(size: str, window: int) -> ContextOverflow:
+    return ContextOverflow(
+        f"the message has {size} and the model's window is {window:,} tokens; shorten it, or give"
+        " it as a document with `palimpsest read`"
+    )

@@ -1,0 +1,159 @@
+"""The plain line chat: streamed replies, what memory gave to each, and a few commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ..agent.agent import Agent
+from ..agent.reply import Reply, ReplyChunk, collect
+from ..errors import PalimpsestError
+from .output import emit, err, out
+from .why import show_trace
+
+HELP = """\
+/why              which memory gave what to the last reply
+/again            answer my last message again
+/correct TEXT     TEXT holds from now on, instead of what the last reply went by
+/remember TEXT    store TEXT as it is
+/recall QUESTION  what the memories hold, without asking the model
+/sessions         all conversations
+/session NAME     go on in another conversation
+/fork NAME        begin NAME with what was said here
+/help             this list
+/quit             leave (so does Ctrl-D); Ctrl-C cuts a reply short"""
+
+
+class Chat:
+    """One sitting at the terminal."""
+
+    def __init__(self, agent: Agent, session: str) -> None:
+        self.agent = agent
+        self.session = session
+        self.last: Reply | None = None
+
+    def say(self, message: str) -> Reply | None:
+        """Answer a message, streaming; None if it was cut short."""
+        return self._show(self.agent.stream(message, session=self.session))
+
+    def command(self, line: str) -> None:
+        """Run a line that begins with a slash."""
+        name, _, rest = line[1:].partition(" ")
+        verbs: dict[str, Callable[[str], Any]] = {
+            "why": lambda _: show_trace(self.agent, self.agent.why(session=self.session)),
+            "again": lambda _: self._again(),
+            "correct": self._correct,
+            "remember": self._remember,
+            "recall": self._recall,
+            "sessions": lambda _: self._sessions(),
+            "session": self._enter,
+            "fork": self._fork,
+            "help": lambda _: out.print(HELP, markup=False),
+        }
+        verb = verbs.get(name)
+        if verb is None:
+            out.print(f"no command /{name}; /help lists them", markup=False)
+        elif name in ("correct", "remember", "recall", "session", "fork") and not rest.strip():
+            out.print(f"/{name} needs something after it; see /help", markup=False)
+        else:
+            verb(rest.strip())
+
+    def _show(self, pieces: Iterator[ReplyChunk]) -> Reply | None:
+        said = []
+        try:
+            for piece in pieces:
+                said.append(piece)
+                out.print(str(piece), end="", markup=False, soft_wrap=True)
+        except KeyboardInterrupt:
+            pieces.close()  # type: ignore[attr-defined]
+            out.print("\n[dim]cut short; what was said is kept[/dim]")
+            return None
+        self.last = collect(said)
+        out.print(f"\n[dim]{summary(self.last)}[/dim]")
+        return self.last
+
+    def _again(self) -> None:
+        self.last = self.agent.regenerate(session=self.session)
+        out.print(self.last.text, markup=False)
+        out.print(f"[dim]{summary(self.last)}[/dim]")
+
+    def _correct(self, text: str) -> None:
+        if self.last is None:
+            out.print("nothing to correct yet")
+            return
+        record = self.agent.correct(self.last, text, session=self.session)
+        out.print(f"[dim]{record.id} supersedes {record.supersedes}[/dim]")
+
+    def _remember(self, text: str) -> None:
+        record = self.agent.remember(text, session=self.session)
+        out.print(f"[dim]remembered as {record.id}[/dim]")
+
+    def _recall(self, query: str) -> None:
+        found = self.agent.recall(query, session=self.session)
+        for note in found.notes:
+            out.print(f"{note.score:.3f}  {note.text}", markup=False)
+        if not found.notes:
+            out.print("nothing found")
+
+    def _sessions(self) -> None:
+        for each in self.agent.sessions():
+            mark = "*" if each.id == self.session else " "
+            out.print(f"{mark} {each.id}  {each.turns} turns", markup=False)
+
+    def _enter(self, name: str) -> None:
+        self.session, self.last = name, None
+        out.print(f"[dim]now in {name}[/dim]")
+
+    def _fork(self, name: str) -> None:
+        self.agent.fork(self.session, name)
+        self._enter(name)
+
+
+def summary(reply: Reply) -> str:
+    """One line on what memory gave to a reply."""
+    why = reply.why
+    given = [
+        f"{memory.memory}: {sum(note.kept for note in memory.notes)} notes"
+        for memory in why.memories
+    ]
+    first = f"first token {why.first_token_ms or 0:.0f} ms"
+    return " · ".join([*given, f"{why.reply_tokens} tokens", first])
+
+
+def run_chat(agent: Agent, session: str, *, as_json: bool) -> None:
+    """Talk until the input ends. With `as_json`, read lines and print one document at the end."""
+    if as_json:
+        lines = (line.strip() for line in sys.stdin)
+        replies = [agent.ask(line, session=session) for line in lines if line]
+        emit([{"text": r.text, "record": r.record, "why": r.why} for r in replies])
+        return
+    chat = Chat(agent, session)
+    agent.start_background()
+    names = ", ".join(memory.name for memory in agent.memories) or "no memory"
+    out.print(f"[bold]{agent.llm.name}[/bold] with {names}, in session {session!r}; /help for more")
+    for line in _lines():
+        if line in ("/quit", "/exit"):
+            return
+        try:
+            if line.startswith("/"):
+                chat.command(line)
+            else:
+                chat.say(line)
+        except PalimpsestError as error:
+            err.print(f"{type(error).__name__}: {error}", markup=False)
+
+
+def _lines() -> Iterator[str]:
+    if sys.stdin.isatty():
+        import readline  # noqa: F401  (gives `input` a history and line editing)
+    while True:
+        try:
+            line = input("you> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            out.print("\n[dim]Ctrl-D or /quit to leave[/dim]")
+            continue
+        if line:
+            yield line

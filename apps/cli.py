@@ -1,0 +1,257 @@
+"""The command line. Every verb goes through the Agent; nothing here knows how a memory works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from .output import (
+    Home,
+    Json,
+    MaxTokens,
+    Memories,
+    Model,
+    Seed,
+    Session,
+    Temperature,
+    User,
+    emit,
+    out,
+    reporting,
+)
+
+if TYPE_CHECKING:
+    from ..agent.agent import Agent
+
+app = typer.Typer(
+    name="palimpsest",
+    help="An agent with a memory that can be written, corrected and erased.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def open_agent(
+    home: Path | None, model: str, memories: list[str] | None, user: str, **generation: Any
+) -> Agent:
+    """The agent of this command."""
+    from ..agent.agent import Agent
+    from ..llm.base import GenerationConfig
+
+    return Agent.open(
+        model,
+        home=home,
+        memories=memories or None,
+        user=user,
+        generation=GenerationConfig(**generation),
+    )
+
+
+@app.command()
+def chat(
+    home: Home = None,
+    model: Model = "smollm2",
+    memory: Memories = None,
+    session: Session = "main",
+    user: User = "default",
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Talk with the agent, line by line. `/help` lists what else you can do."""
+    from .chat import run_chat
+
+    with (
+        reporting(json),
+        open_agent(
+            home, model, memory, user, max_tokens=max_tokens, temperature=temperature, seed=seed
+        ) as agent,
+    ):
+        run_chat(agent, session, as_json=json)
+
+
+@app.command()
+def ask(
+    question: str,
+    home: Home = None,
+    model: Model = "smollm2",
+    memory: Memories = None,
+    session: Session = "main",
+    user: User = "default",
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Ask once; the answer streams to stdout."""
+    from ..agent.reply import collect
+
+    with (
+        reporting(json),
+        open_agent(
+            home, model, memory, user, max_tokens=max_tokens, temperature=temperature, seed=seed
+        ) as agent,
+    ):
+        pieces = []
+        for piece in agent.stream(question, session=session):
+            pieces.append(piece)
+            if not json:
+                out.print(str(piece), end="", markup=False)
+        reply = collect(pieces)
+        if json:
+            emit({"text": reply.text, "record": reply.record, "why": reply.why})
+        else:
+            out.print()
+
+
+@app.command()
+def remember(
+    text: str,
+    home: Home = None,
+    supersedes: Annotated[
+        str | None, typer.Option(help="Id of the record that this one replaces.")
+    ] = None,
+    session: Session = "main",
+    user: User = "default",
+    memory: Memories = None,
+    model: Model = "smollm2",
+    json: Json = False,
+) -> None:
+    """Store a fact as it is, without asking the model."""
+    with reporting(json), open_agent(home, model, memory, user) as agent:
+        record = agent.remember(text, supersedes=supersedes, session=session)
+        emit(record) if json else out.print(f"remembered as {record.id}")
+
+
+@app.command()
+def recall(
+    query: str,
+    explain: Annotated[bool, typer.Option("--explain", help="Show each memory's reasons.")] = False,
+    home: Home = None,
+    session: Session = "main",
+    user: User = "default",
+    memory: Memories = None,
+    model: Model = "smollm2",
+    json: Json = False,
+) -> None:
+    """What the memories hold on a question, best first; the model is not asked."""
+    with reporting(json), open_agent(home, model, memory, user) as agent:
+        found = agent.recall(query, session=session)
+        if json:
+            emit(found)
+            return
+        table = Table("score", "who", "form", "text", "record", box=None, pad_edge=False)
+        for note in found.notes:
+            table.add_row(
+                f"{note.score:.3f}", note.source, note.form, note.text, "\n".join(note.records)
+            )
+        out.print(table if found.notes else "nothing found")
+        if explain:
+            out.print_json(data=found.explain)
+
+
+@app.command()
+def correct(
+    record: str,
+    text: str,
+    home: Home = None,
+    session: Session = "main",
+    user: User = "default",
+    memory: Memories = None,
+    model: Model = "smollm2",
+    json: Json = False,
+) -> None:
+    """Replace a record by TEXT; the old one stays readable with `history`."""
+    with reporting(json), open_agent(home, model, memory, user) as agent:
+        made = agent.correct(record, text, session=session)
+        emit(made) if json else out.print(f"{made.id} supersedes {record}")
+
+
+@app.command()
+def history(
+    record: str,
+    home: Home = None,
+    user: User = "default",
+    model: Model = "smollm2",
+    json: Json = False,
+) -> None:
+    """A record, what it superseded and what superseded it, oldest first."""
+    with reporting(json), open_agent(home, model, [], user) as agent:
+        chain = agent.history(record)
+        if json:
+            emit(chain)
+            return
+        for each in chain:
+            until = f"until {each.valid_to:%Y-%m-%d %H:%M}" if each.valid_to else "holds now"
+            out.print(f"{each.id}  {each.kind:10} {until:24} {each.text}", markup=False)
+
+
+@app.command()
+def sessions(
+    home: Home = None, user: User = "default", model: Model = "smollm2", json: Json = False
+) -> None:
+    """All conversations of a user, the latest first."""
+    with reporting(json), open_agent(home, model, [], user) as agent:
+        found = agent.sessions()
+        if json:
+            emit(found)
+            return
+        table = Table("session", "turns", "last", "forked from", box=None, pad_edge=False)
+        for each in found:
+            last = f"{each.last:%Y-%m-%d %H:%M}" if each.last else ""
+            table.add_row(each.id, str(each.turns), last, each.forked_from or "")
+        out.print(table if found else "no conversations yet; begin one with `palimpsest chat`")
+
+
+@app.command()
+def fork(
+    session: str,
+    new: str,
+    home: Home = None,
+    user: User = "default",
+    model: Model = "smollm2",
+    at: Annotated[str | None, typer.Option(help="Last record that NEW shares.")] = None,
+    json: Json = False,
+) -> None:
+    """Begin conversation NEW with the turns of SESSION."""
+    with reporting(json), open_agent(home, model, [], user) as agent:
+        scope = agent.fork(session, new, at=at)
+        emit(scope) if json else out.print(f"{scope.session} goes on from {session}")
+
+
+@app.command()
+def why(
+    reply: Annotated[str | None, typer.Argument(help="Id of a reply; else the last turn.")] = None,
+    home: Home = None,
+    session: Session = "main",
+    user: User = "default",
+    model: Model = "smollm2",
+    json: Json = False,
+) -> None:
+    """Which memory gave what to a reply, and why."""
+    from .why import show_trace
+
+    with reporting(json), open_agent(home, model, [], user) as agent:
+        trace = agent.why(reply, session=session)
+        emit(trace) if json else show_trace(agent, trace)
+
+
+@app.command()
+def demo(model: Model = "smollm2", json: Json = False) -> None:
+    """Tell the story of what this does, step by step; fails if a step does not hold."""
+    from .demo import run_demo
+
+    with reporting(json):
+        raise typer.Exit(0 if run_demo(model) else 1)
+
+
+def main() -> None:
+    """The console script."""
+    from .models import models
+
+    app.add_typer(models)
+    app()

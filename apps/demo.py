@@ -1,0 +1,100 @@
+"""The story that must always run: each step does something, shows it, and checks that it held."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..agent.agent import Agent
+from ..llm.base import GenerationConfig
+from .output import out
+
+FACTS = {
+    "monday": "My name is Maria Oliveira.",
+    "tuesday": "My favourite sport is climbing.",
+    "wednesday": "The code word for my locker is heron.",
+}
+QUESTION = "What is the code word for my locker?"
+CORRECTION = "The code word for my locker is pelican."
+
+
+@dataclass(slots=True)
+class Story:
+    """Runs steps, times them, and remembers whether each one held."""
+
+    held: dict[str, bool] = field(default_factory=dict)
+
+    def step(self, title: str, act: Callable[[], Iterator[str | bool]]) -> None:
+        """Run one step: texts it yields are shown, the truth values are its checks."""
+        out.rule(f"[bold]{title}[/bold]", align="left")
+        started = time.perf_counter()
+        checks = []
+        for each in act():
+            if isinstance(each, bool):
+                checks.append(each)
+            else:
+                out.print(each, markup=False, soft_wrap=True)
+        self.held[title] = bool(checks) and all(checks)
+        verdict = "[green]held[/green]" if self.held[title] else "[red]did not hold[/red]"
+        out.print(f"{verdict} in {time.perf_counter() - started:.1f} s\n")
+
+
+def run_demo(model: str) -> bool:
+    """Tell the whole story in a folder of its own; True if every step held."""
+    story = Story()
+    with tempfile.TemporaryDirectory(prefix="palimpsest-demo-") as folder:
+        home = Path(folder)
+        story.step("Facts, told in three sessions", lambda: _tell(model, home))
+        story.step("Asked in a fourth session", lambda: _ask(model, home, "heron"))
+        story.step("A correction supersedes, and history keeps", lambda: _correct(model, home))
+        story.step("Corrected, it stays corrected", lambda: _ask(model, home, "pelican"))
+    return all(story.held.values())
+
+
+@contextmanager
+def _agent(model: str, home: Path) -> Iterator[Agent]:
+    """A fresh agent each time: what it knows, it knows from the folder."""
+    with Agent.open(model, home=home, generation=GenerationConfig(max_tokens=40)) as agent:
+        yield agent
+
+
+def _tell(model: str, home: Path) -> Iterator[str | bool]:
+    for session, fact in FACTS.items():
+        with _agent(model, home) as agent:
+            reply = agent.ask(fact, session=session)
+            yield f"{session}: {fact}\n  agent: {' '.join(reply.text.split())}"
+            yield f"  written in {reply.why.total_ms - reply.why.generate_ms:.0f} ms beside the model"
+    with _agent(model, home) as agent:
+        kept = {turn.user.text for s in FACTS for turn in agent.turns(session=s)}
+        yield kept == set(FACTS.values())
+
+
+def _ask(model: str, home: Path, expected: str) -> Iterator[str | bool]:
+    with _agent(model, home) as agent:
+        reply = agent.ask(QUESTION, session=f"asking for {expected}")
+        yield f"user:  {QUESTION}\nagent: {' '.join(reply.text.split())}"
+        why = agent.why(reply)
+        behind = agent.history(why.records[0])[-1] if why.records else None
+        yield f"why:   {behind.text!r} (record {behind.id})" if behind else "why:   nothing"
+        yield (
+            f"recall {why.recall_ms:.0f} ms, first token {why.first_token_ms or 0:.0f} ms,"
+            f" {why.reply_tokens} tokens"
+        )
+        yield expected in reply.text.lower()
+        yield behind is not None and expected in behind.text
+
+
+def _correct(model: str, home: Path) -> Iterator[str | bool]:
+    with _agent(model, home) as agent:
+        wrong = agent.why(session="asking for heron").records[0]
+        right = agent.correct(wrong, CORRECTION, session="thursday")
+        chain = agent.history(right.id)
+        for record in chain:
+            state = "holds" if record.current else f"until {record.valid_to:%H:%M:%S}"
+            yield f"{state:16} {record.text}"
+        yield [record.text for record in chain] == [FACTS["wednesday"], CORRECTION]
+        yield [record.current for record in chain] == [False, True]

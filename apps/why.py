@@ -1,0 +1,59 @@
+"""A turn's trace as a page: what was asked, what each memory gave, and how long it took."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from ..agent.agent import Agent
+from ..agent.trace import NoteTrace, Trace
+from ..errors import RecordNotFound
+from .output import out
+
+
+def show_trace(agent: Agent, trace: Trace) -> None:
+    """Print a trace; the records' texts are read from the ledger now, so erased ones say so."""
+    out.print(f"[bold]{trace.session}[/bold]  {trace.at:%Y-%m-%d %H:%M}  {trace.model}")
+    out.print(f"asked     {_text(agent, trace.message)}", markup=False)
+    out.print(
+        f"answered  {_text(agent, trace.reply) if trace.reply else '(nothing)'}", markup=False
+    )
+    for memory in trace.memories:
+        out.print(
+            f"\n[bold]{memory.memory}[/bold]  {memory.place} place,"
+            f" {memory.ms:.0f} ms, {memory.turns} messages of this conversation"
+        )
+        if memory.notes:
+            out.print(_notes(agent, memory.notes))
+        if memory.explain:
+            out.print_json(data=dict(memory.explain))
+    out.print(
+        f"\nrecall {trace.recall_ms:.0f} ms, first token {trace.first_token_ms or 0:.0f} ms,"
+        f" {trace.reply_tokens} tokens in {trace.generate_ms / 1000:.1f} s, ended by"
+        f" {trace.finish}{f' ({trace.error})' if trace.error else ''}"
+    )
+
+
+def _notes(agent: Agent, notes: tuple[NoteTrace, ...]) -> Table:
+    table = Table(
+        "score", "in prompt", "form", "tokens", "record", "text", box=None, pad_edge=False
+    )
+    for note in notes:
+        table.add_row(
+            f"{note.score:.3f}",
+            "yes" if note.kept else "no room",
+            note.form,
+            str(note.tokens),
+            note.records[0],
+            _text(agent, note.records[0]),
+        )
+    return table
+
+
+def _text(agent: Agent, record: str, width: int = 70) -> str:
+    try:
+        text = agent.history(record)
+    except RecordNotFound:
+        return "(erased)"
+    found = next(each.text for each in text if each.id == record)
+    line = " ".join(found.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
