@@ -294,11 +294,13 @@ class Agent(Runnable[AgentInput, Reply]):
         if isinstance(reply, Reply):
             return reply.why
         scope = turn_scope(self.scope, options)
-        data = self.ledger.get_trace(reply, scope) if reply else self.ledger.last_trace(scope)
+        if reply is not None:
+            return Trace.from_json(self.ledger.get_trace(reply, scope.across_sessions()))
+        data = self.ledger.last_trace(scope)
         if data is None:
             raise RecordNotFound(
-                f"no turn {reply or 'at all'!r} in session {scope.session!r}; see"
-                " `palimpsest sessions`"
+                f"session {scope.session!r} has no turn yet; `palimpsest sessions` lists those"
+                " that have"
             )
         return Trace.from_json(data)
 

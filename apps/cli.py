@@ -37,14 +37,15 @@ app = typer.Typer(
 def open_agent(
     home: Path | None, model: str, memories: list[str] | None, user: str, **generation: Any
 ) -> Agent:
-    """The agent of this command."""
+    """The agent of this command; one without memories opens its model only when asked something."""
     from ..agent.agent import Agent
     from ..llm.base import GenerationConfig
+    from ..llm.open import UnopenedLLM
 
     return Agent.open(
-        model,
+        UnopenedLLM(model) if memories == [] else model,
         home=home,
-        memories=memories or None,
+        memories=[] if memories == ["none"] else memories,
         user=user,
         generation=GenerationConfig(**generation),
     )
@@ -68,7 +69,13 @@ def chat(
     with (
         reporting(json),
         open_agent(
-            home, model, memory, user, max_tokens=max_tokens, temperature=temperature, seed=seed
+            home,
+            model,
+            memory or None,
+            user,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
         ) as agent,
     ):
         run_chat(agent, session, as_json=json)
@@ -93,7 +100,13 @@ def ask(
     with (
         reporting(json),
         open_agent(
-            home, model, memory, user, max_tokens=max_tokens, temperature=temperature, seed=seed
+            home,
+            model,
+            memory or None,
+            user,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
         ) as agent,
     ):
         pieces = []
@@ -122,7 +135,7 @@ def remember(
     json: Json = False,
 ) -> None:
     """Store a fact as it is, without asking the model."""
-    with reporting(json), open_agent(home, model, memory, user) as agent:
+    with reporting(json), open_agent(home, model, memory or None, user) as agent:
         record = agent.remember(text, supersedes=supersedes, session=session)
         emit(record) if json else out.print(f"remembered as {record.id}")
 
@@ -139,7 +152,7 @@ def recall(
     json: Json = False,
 ) -> None:
     """What the memories hold on a question, best first; the model is not asked."""
-    with reporting(json), open_agent(home, model, memory, user) as agent:
+    with reporting(json), open_agent(home, model, memory or None, user) as agent:
         found = agent.recall(query, session=session)
         if json:
             emit(found)
@@ -166,7 +179,7 @@ def correct(
     json: Json = False,
 ) -> None:
     """Replace a record by TEXT; the old one stays readable with `history`."""
-    with reporting(json), open_agent(home, model, memory, user) as agent:
+    with reporting(json), open_agent(home, model, memory or None, user) as agent:
         made = agent.correct(record, text, session=session)
         emit(made) if json else out.print(f"{made.id} supersedes {record}")
 

@@ -35,7 +35,9 @@ Model = Annotated[
 ]
 Memories = Annotated[
     list[str] | None,
-    typer.Option("--memory", help='A memory such as "scm" or "scm:k=6,gate=llm"; repeat for more.'),
+    typer.Option(
+        "--memory", help='"none", or a memory with its options, "scm:k=6"; repeat for more.'
+    ),
 ]
 Session = Annotated[str, typer.Option("--session", "-s", help="Name of the conversation.")]
 User = Annotated[str, typer.Option("--user", help="Whose memory.")]

@@ -62,7 +62,7 @@ class Token:
     Args:
         text: what to print; may be empty (half a character) or several tokens of a served model.
         id: vocabulary id, or None for a served model.
-        logprob: ln P(token | text so far), in nats, of the model's own distribution; None if not known.
+        logprob: ln P(token | text so far), in nats, before sampling options; None if not known.
         finish: set on the last token only.
         tool_calls: set on the last token of a served model that calls tools natively.
     """
@@ -134,6 +134,14 @@ class LLM(Protocol):
         Raises:
             CapabilityError: without the "logprobs" capability.
         """
+
+
+@runtime_checkable
+class SupportsEntropy(Protocol):
+    """A model that can tell how uncertain it is of what comes next."""
+
+    def entropy(self, messages: Sequence[BaseMessage], prefix: str = "") -> float:
+        """Entropy in nats of the reply's first token, or of the one after `prefix`."""
 
 
 def generate(

@@ -35,7 +35,6 @@ being prepared."""
 _DEFAULT_INDEX = "https://pypi.org/simple"
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 _PAUSES_S = (0.0, 1.0, 3.0)
-_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +201,8 @@ def _continue(client: httpx.Client, url: str, part: Path, size: int, progress: P
         resumed = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         done = have if resumed else 0
         with part.open("ab" if resumed else "wb") as file:
-            for block in response.iter_bytes(_BLOCK_BYTES):
+            # In pieces as they come: with a size of ours, what httpx holds of one is lost in a cut.
+            for block in response.iter_bytes():
                 file.write(block)
                 done += len(block)
                 progress(done, size)

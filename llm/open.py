@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 from urllib.parse import urldefrag
 
 from ..errors import ConfigError
@@ -33,3 +35,19 @@ def open_llm(model: str | Path, *, device: str = "auto", dtype: str = "auto") ->
     from .local import LocalLLM
 
     return LocalLLM.load(resolve(name), device=device, dtype=dtype, name=name)
+
+
+class UnopenedLLM:
+    """A model by name that is opened when it is first asked something: for verbs that may not need
+    one, such as looking a record up. Stands for the `LLM` it opens."""
+
+    def __init__(self, model: str | Path, *, device: str = "auto") -> None:
+        self.name = str(model)
+        self._device = device
+
+    @cached_property
+    def _opened(self) -> LLM:
+        return open_llm(self.name, device=self._device)
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._opened, attribute)

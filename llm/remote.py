@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 
 from ..errors import CapabilityError, ConfigError, ContextOverflow, RemoteError
 from .base import Capability, Finish, GenerationConfig, Token
+from .detokenise import StopText
 from .places import Contribution, Place, check_place
-from .served import Failure, HoldBack, PromptCounter, harmless, secrets_of
+from .served import Failure, PromptCounter, harmless, secrets_of, whole_call
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -213,39 +214,48 @@ class RemoteLLM:
         if cancel.is_set():
             yield Token("", finish="cancelled")
             return
-        held = HoldBack(config.stop)
+        shown = StopText(config.stop)
+        arrived: list[str] = []
         finish: str | None = None
         calls: AIMessageChunk | None = None
-        with closing(self._chunks(messages, config, tools, held)) as chunks:
+        with closing(self._chunks(messages, config, tools, arrived)) as chunks:
             for chunk in chunks:
                 if cancel.is_set():
-                    yield Token(held.rest(), finish="cancelled")
+                    yield Token(shown.flush(), finish="cancelled")
                     return
-                if text := held.push(str(chunk.text)):
+                if text := shown.push(str(chunk.text)):
                     yield Token(text)
-                if held.stopped:
+                # Servers differ: some send the stop string, some leave it out.
+                if shown.found:
                     yield Token("", finish="stop")
                     return
                 if chunk.tool_call_chunks:
                     calls = chunk if calls is None else calls + chunk
                 finish = chunk.response_metadata.get(self._finish_key or "", finish)
         if finish is None and self._finish_key is not None:
-            raise self._error("the stream ended before the reply did", held.arrived)
-        yield self._last(held, finish, calls)
+            raise self._error("the stream ended before the reply did", arrived)
+        yield Token(
+            shown.flush(),
+            finish=_finish(finish),
+            tool_calls=self._whole_calls(calls, arrived),
+        )
 
     def _chunks(
         self,
         messages: Sequence[BaseMessage],
         config: GenerationConfig,
         tools: Sequence[BaseTool],
-        held: HoldBack,
+        arrived: list[str],
     ) -> Generator[AIMessageChunk, None, None]:
-        """What the chat model streams; whatever goes wrong there becomes one of our errors."""
+        """What the chat model streams, its texts noted in `arrived`; whatever goes wrong in the
+        chat model becomes one of our errors."""
         model = self._chat.bind_tools(tools) if tools else self._chat
         prompt = [harmless(message, self._counter.control_tokens) for message in messages]
         try:
             with closing(cast(Any, model.stream(prompt, **self._options(config)))) as chunks:
-                yield from chunks
+                for chunk in chunks:
+                    arrived.append(str(chunk.text))
+                    yield chunk
         # Every provider raises exceptions of its own, and langchain gives them no common base.
         except Exception as error:
             failure = Failure.of(error, self._secrets)
@@ -255,7 +265,7 @@ class RemoteLLM:
                     f" {failure.what}; shorten it, or pass the server's own context_window"
                 ) from None
             # The original may quote the key, so it is not chained.
-            raise self._error(failure.what, held.arrived, failure.remedy) from None
+            raise self._error(failure.what, arrived, failure.remedy) from None
 
     def _options(self, config: GenerationConfig) -> dict[str, Any]:
         options: dict[str, Any] = {
@@ -277,18 +287,24 @@ class RemoteLLM:
             options["extra_body"] = extra
         return options
 
-    def _last(self, held: HoldBack, finish: str | None, calls: AIMessageChunk | None) -> Token:
-        if calls is not None and calls.invalid_tool_calls:
-            names = [call["name"] for call in calls.invalid_tool_calls]
-            raise self._error(f"it called {names} with arguments that are not JSON", held.arrived)
-        if finish == "content_filter":
-            logger.warning("%s: the server's content filter ended the reply", self.name)
-        reason: Finish = "length" if finish in _CUT_BY_LENGTH else "stop"
-        tool_calls = tuple(dict(call) for call in calls.tool_calls) if calls is not None else ()
-        return Token(held.rest(), finish=reason, tool_calls=tool_calls)
+    def _whole_calls(
+        self, calls: AIMessageChunk | None, arrived: list[str]
+    ) -> tuple[dict[str, Any], ...]:
+        try:
+            return tuple(map(whole_call, calls.tool_call_chunks)) if calls is not None else ()
+        except ValueError as error:
+            remedy = "ask again, with more max_tokens if the call was cut"
+            raise self._error(f"it {error}", arrived, remedy) from None
 
-    def _error(self, what: str, partial: str, remedy: str = "ask again") -> RemoteError:
+    def _error(self, what: str, arrived: list[str], remedy: str = "ask again") -> RemoteError:
+        partial = "".join(arrived)
         kept = f" after {len(partial)} characters, which are kept" if partial else ""
         return RemoteError(
             f"model {self.name!r} at {self.url} failed{kept}: {what}; {remedy}", partial=partial
         )
+
+
+def _finish(reason: str | None) -> Finish:
+    if reason == "content_filter":
+        logger.warning("the server's content filter ended a reply")
+    return "length" if reason in _CUT_BY_LENGTH else "stop"

@@ -1,5 +1,5 @@
-"""What talking to a served model takes besides the talking: counting without the model's tokenizer,
-stop strings, texts without control tokens, and errors that say what to do.
+"""What talking to a served model takes besides the talking: counting tokens without its help, texts
+without control tokens, and errors that say what to do.
 
 Knows nothing of any one server.
 """
@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from .loading import load_tokenizer
+from .prompting import PromptEncoder, check_unicode
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -31,15 +33,17 @@ _CONTROL = re.compile(
 
 
 def estimate_tokens(text: str) -> int:
-    """Tokens of `text` under a tokenizer that is not known, erring upwards: one for each three
-    letters begun of an ASCII word, for each other ASCII character but the single space, and 0.7
-    for each byte of the rest. Chosen to exceed the count of an English-only 49k BPE vocabulary
-    on prose in ten scripts, on code and on numbers; larger vocabularies need fewer.
+    """Tokens of `text` under a tokenizer that is not known, erring upwards.
+
+    A word of ASCII letters counts one, and one for each two letters beyond three; other ASCII
+    characters count one each, runs of spaces one (none before a word); the rest 0.7 for each byte.
+    The figures were chosen to exceed the counts of SmolLM2's vocabulary (49k, mostly English), on
+    prose in eight languages, code, numbers and Markdown; larger vocabularies need fewer.
     """
     words = re.findall(r"[A-Za-z]+", text)
-    others = len(re.findall(r"[!-@\[-`{-~]|\s{2,}|[^\S ]", text))
+    others = len(re.findall(r"[!-@\[-`{-~]|[^\S ]| +(?![A-Za-z ])", text, re.ASCII))
     rest = sum(len(char.encode("utf-8", "replace")) for char in text if not char.isascii())
-    return sum(-(-len(word) // 3) for word in words) + others + math.ceil(0.7 * rest)
+    return sum(1 + max(0, len(word) - 3) // 2 for word in words) + others + math.ceil(0.7 * rest)
 
 
 class PromptCounter:
@@ -56,84 +60,34 @@ class PromptCounter:
                 f"tokenizer={str(folder)!r} must be a folder that holds a tokenizer.json"
             )
 
+    @cached_property
+    def _encoder(self) -> PromptEncoder | None:
+        return None if self._folder is None else PromptEncoder(load_tokenizer(self._folder))
+
     @property
     def exact(self) -> bool:
         """Whether prompts are counted as the server will count them."""
-        return self._folder is not None and bool(self._tokenizer.chat_template)
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(str(self._folder), local_files_only=True)
+        return self._encoder is not None and self._encoder.tokenizer.chat_template is not None
 
     @property
     def control_tokens(self) -> tuple[str, ...]:
         """The tokenizer's own control tokens; none are known without it."""
-        return () if self._folder is None else tuple(self._tokenizer.all_special_tokens)
+        return () if self._encoder is None else tuple(self._encoder.tokenizer.chat_control_tokens)
 
     def text(self, text: str) -> int:
         """Tokens of a text alone; control tokens in it count as plain text."""
-        if self._folder is None:
-            return estimate_tokens(text)
-        plain = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-        return len(plain["input_ids"])
+        return estimate_tokens(text) if self._encoder is None else len(self._encoder.text(text))
 
     def prompt(self, messages: Sequence[BaseMessage], tools: Sequence[BaseTool]) -> int:
         """Tokens of the whole prompt, with the template's and the cue's."""
-        from langchain_core.messages import convert_to_openai_messages
+        if self._encoder is not None and self.exact:
+            sent = [harmless(message, self.control_tokens) for message in messages]
+            return len(self._encoder.prompt(sent, tools))
         from langchain_core.utils.function_calling import convert_to_openai_tool
 
-        schemas = [convert_to_openai_tool(tool) for tool in tools]
-        if self.exact:
-            plain = convert_to_openai_messages(
-                [harmless(message, self.control_tokens) for message in messages]
-            )
-            ids = self._tokenizer.apply_chat_template(
-                plain, tools=schemas or None, add_generation_prompt=True, return_dict=False
-            )
-            return len(ids)
         said = sum(self.text(str(message.text)) + _FRAME_TOKENS for message in messages)
-        return said + _TEMPLATE_TOKENS + (self.text(json.dumps(schemas)) if schemas else 0)
-
-
-class HoldBack:
-    """Cuts a streamed text at the first stop string, holding back what may become one.
-
-    Servers differ: some send the stop string, some leave it out.
-    """
-
-    def __init__(self, stops: Collection[str]) -> None:
-        self.arrived = ""
-        self.stopped = False
-        self._stops = stops
-        self._given = 0
-
-    def push(self, piece: str) -> str:
-        """Take a piece; return what can be shown now."""
-        # A stop string may have begun in what is held back, never in what was given.
-        self.arrived += piece
-        found = [at for stop in self._stops if (at := self.arrived.find(stop, self._given)) >= 0]
-        if found:
-            self.stopped = True
-            self.arrived = self.arrived[: min(found)]
-            return self.rest()
-        tail = max((_overlap(self.arrived, stop) for stop in self._stops), default=0)
-        return self._give(max(self._given, len(self.arrived) - tail))
-
-    def rest(self) -> str:
-        """What is still held back."""
-        return self._give(len(self.arrived))
-
-    def _give(self, end: int) -> str:
-        text, self._given = self.arrived[self._given : end], end
-        return text
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `stop`, but not all of it."""
-    sizes = range(min(len(text), len(stop) - 1), 0, -1)
-    return next((size for size in sizes if text.endswith(stop[:size])), 0)
+        schemas = [json.dumps(convert_to_openai_tool(tool)) for tool in tools]
+        return said + _TEMPLATE_TOKENS + sum(map(self.text, schemas))
 
 
 def harmless(message: BaseMessage, control_tokens: Iterable[str] = ()) -> BaseMessage:
@@ -141,11 +95,15 @@ def harmless(message: BaseMessage, control_tokens: Iterable[str] = ()) -> BaseMe
 
     A server renders the template to one text before it tokenizes, so that `<|im_end|>` in what a
     user says would end the user's turn. Known are the usual forms, and `control_tokens`.
+
+    Raises:
+        InputError: a text that is no Unicode (a lone surrogate).
     """
     own = "|".join(re.escape(token) for token in control_tokens if len(token) > 1)
     pattern = re.compile(f"{_CONTROL.pattern}|{own}") if own else _CONTROL
 
     def broken(text: str) -> str:
+        check_unicode(text)
         return pattern.sub(lambda match: match[0][0] + _WORD_JOINER + match[0][1:], text)
 
     if isinstance(message.content, str):
@@ -159,6 +117,23 @@ def harmless(message: BaseMessage, control_tokens: Iterable[str] = ()) -> BaseMe
         for block in message.content
     ]
     return message.model_copy(update={"content": blocks})
+
+
+def whole_call(chunk: Mapping[str, Any]) -> dict[str, Any]:
+    """A streamed tool call, all of it, as a langchain tool call.
+
+    langchain repairs arguments that were cut off; a call must not run with half of what was meant.
+
+    Raises:
+        ValueError: the arguments are no JSON object.
+    """
+    try:
+        args = json.loads(chunk["args"] or "{}")
+    except json.JSONDecodeError:
+        args = None
+    if not isinstance(args, dict):
+        raise ValueError(f"called {chunk['name']!r} with arguments that are no JSON object")
+    return {"name": chunk["name"], "args": args, "id": chunk["id"], "type": "tool_call"}
 
 
 def secrets_of(chat_model: BaseChatModel) -> tuple[str, ...]:
@@ -213,6 +188,9 @@ class Failure:
             )
         if names & {"ConnectError", "ConnectionRefusedError", "gaierror"}:
             return cls("it cannot be reached", "start the server, or check the URL")
+        if any("Connection" in name or "Protocol" in name for name in names):
+            *_, said = (str(cause) for cause in _causes(error))
+            return cls(f"the connection broke ({said})", "see the server's log, then ask again")
         return cls(f"{type(error).__name__}: {said}", "see the server's log, then ask again")
 
 

@@ -20,8 +20,8 @@ from typing import Any
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
-from ..errors import ChainBroken, InputError
-from .record import Record, now
+from ..errors import ChainBroken, InputError, RecordNotFound
+from .record import Record, RecordId, now
 from .schema import EventRow, HeadRow, RecordRow
 
 GENESIS = "0" * 64
@@ -73,7 +73,8 @@ class Tail:
     def __init__(self, session: Session) -> None:
         self._session = session
         head = session.execute(select(HeadRow.seq, HeadRow.hash).with_for_update()).one()
-        self._seq, self._hash = head.seq, head.hash
+        self._seq: int = head.seq
+        self._hash: str = head.hash
         self._at = now()
         self._rows: list[dict[str, Any]] = []
 
@@ -133,6 +134,25 @@ def commitment(salt: str, record: Record) -> str:
     return hashlib.sha256((salt + canonical(content, "meta")).encode()).hexdigest()
 
 
+def events(session: Session, after: int, limit: int | None) -> list[Event]:
+    """At most `limit` events after position `after`, in order."""
+    query = select(EventRow).where(EventRow.seq > after).order_by(EventRow.seq).limit(limit)
+    return [Event.of(row) for row in session.scalars(query)]
+
+
+def position(session: Session, record: RecordId) -> int:
+    """Where a record was appended, also of one that was erased since.
+
+    Raises:
+        RecordNotFound: it never was.
+    """
+    query = select(EventRow.seq).where(EventRow.subject == record, EventRow.kind == "append")
+    seq = session.scalar(query.order_by(EventRow.seq.desc()).limit(1))
+    if seq is None:
+        raise RecordNotFound(f"record {record} was never in this ledger")
+    return seq
+
+
 def verify(session: Session) -> None:
     """Check every link, the head, and the content of every record that is still there.
 
@@ -140,13 +160,13 @@ def verify(session: Session) -> None:
         ChainBroken: names the first bad event.
     """
     seq, last, missing, records = 0, GENESIS, dict[str, int](), 0
-    for events in _batches(session):
-        for event in events:
+    for batch in _batches(session):
+        for event in batch:
             seq += 1
             if event.seq != seq or event.prev != last or event.hash != event.expected_hash():
                 raise ChainBroken(f"event {seq} was changed, moved or removed; restore a backup")
             last = event.hash
-        records += _check_contents(session, events, missing)
+        records += _check_contents(session, batch, missing)
     head = session.execute(select(HeadRow.seq, HeadRow.hash)).one()
     if (head.seq, head.hash) != (seq, last):
         raise ChainBroken(f"event {seq + 1} was removed from the end; restore a backup")
@@ -157,10 +177,10 @@ def verify(session: Session) -> None:
         raise ChainBroken(f"after event {seq}: there are records that no event appended")
 
 
-def _check_contents(session: Session, events: Sequence[Event], missing: dict[str, int]) -> int:
-    """Compare the records that `events` appended with their commitments. `missing` collects those
+def _check_contents(session: Session, batch: Sequence[Event], missing: dict[str, int]) -> int:
+    """Compare the records that `batch` appended with their commitments. `missing` collects those
     without a row, until their erasure comes by. Returns how many rows there are."""
-    appended = {event.subject: event for event in events if event.kind == "append"}
+    appended = {event.subject: event for event in batch if event.kind == "append"}
     rows = session.scalars(select(RecordRow).where(RecordRow.id.in_(appended))).all()
     for row in rows:
         event = appended.pop(row.id)
@@ -169,7 +189,7 @@ def _check_contents(session: Session, events: Sequence[Event], missing: dict[str
         if states != stated or commitment(row.salt, row.to_record()) != row.commitment:
             raise ChainBroken(f"event {event.seq}: the content of record {row.id} was changed")
     missing |= {subject: event.seq for subject, event in appended.items()}
-    for event in events:
+    for event in batch:
         if event.kind == "erase":
             missing.pop(event.subject, None)
     session.expunge_all()
@@ -178,13 +198,9 @@ def _check_contents(session: Session, events: Sequence[Event], missing: dict[str
 
 def _batches(session: Session) -> Iterator[list[Event]]:
     after = -1
-    while True:
-        query = select(EventRow).where(EventRow.seq > after).order_by(EventRow.seq).limit(BATCH)
-        events = [Event.of(row) for row in session.scalars(query)]
-        if not events:
-            return
-        yield events
-        after = events[-1].seq
+    while batch := events(session, after, BATCH):
+        yield batch
+        after = batch[-1].seq
 
 
 def _link(

@@ -44,7 +44,7 @@ REMEDIES = {
 MODES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "sqlite": {
         "read": {"begin": "BEGIN"},
-        "write": {"begin": "BEGIN IMMEDIATE"},  # waits for its turn now, so that no write fails late
+        "write": {"begin": "BEGIN IMMEDIATE"},  # waits now, so that no write fails late
     },
     "postgresql": {
         "read": {"isolation_level": "REPEATABLE READ"},

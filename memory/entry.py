@@ -53,28 +53,31 @@ class Entry:
         for key, value in self.meta.items():
             finite = not isinstance(value, float) or math.isfinite(value)
             if not isinstance(value, Scalar) or not finite:
-                raise InputError(
-                    f"meta[{key!r}]={value!r} must be text, a bool or a finite number"
-                )
+                raise InputError(f"meta[{key!r}]={value!r} must be text, a bool or a finite number")
+
+    def line(self) -> str:
+        """The entry as one line of JSON: equal lines, equal entries."""
+        return json.dumps(self.canonical(), ensure_ascii=False, sort_keys=True)
 
     def canonical(self) -> dict[str, Any]:
-        """The entry as plain JSON values, equal for equal entries."""
+        """The entry as plain JSON values."""
         return {
             "id": self.id,
             "text": self.text,
             "owner": [self.scope.tenant, self.scope.user, self.scope.agent],
             "session": self.scope.session,
             "created": self.created.astimezone(UTC).isoformat(),
-            "meta": dict(sorted(self.meta.items())),
+            "meta": dict(self.meta),
         }
 
     @classmethod
     def from_canonical(cls, values: Mapping[str, Any]) -> Entry:
         """The entry that `canonical` described."""
+        tenant, user, agent = values["owner"]
         return cls(
             id=values["id"],
             text=values["text"],
-            scope=Scope(*values["owner"], session=values["session"]),
+            scope=Scope(tenant, user, agent, values["session"]),
             created=datetime.fromisoformat(values["created"]),
             meta=values["meta"],
         )
@@ -83,6 +86,20 @@ class Entry:
 def owner_of(scope: Scope) -> str:
     """Tenant, user and agent as one key: a JSON list, so that no name can imitate a separator."""
     return json.dumps([scope.tenant, scope.user, scope.agent], ensure_ascii=False)
+
+
+VISIBLE = """
+    owner = :owner
+    AND (:session IS NULL OR session = :session)
+    AND NOT EXISTS (
+        SELECT 1 FROM json_each(:where) AS asked WHERE NOT EXISTS (
+            SELECT 1 FROM json_each(asked.value) AS one
+            WHERE one.value = json_extract(meta, '$."' || asked.key || '"')
+        )
+    )
+"""
+"""What a `Filter` lets through, in SQL: a condition on the columns owner, session and meta. It is
+one constant text, whatever is asked; only its parameters change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +134,10 @@ class Filter:
             bound.append((key, values))
         return cls(owner_of(scope), scope.session, tuple(bound))
 
-    def sql(self) -> tuple[str, list[Scalar]]:
-        """A condition on the columns `owner`, `session` and `meta`, and its parameters."""
-        terms, values = ["owner = ?"], [self.owner]
-        parameters: list[Scalar] = list(values)
-        if self.session is not None:
-            terms.append("session = ?")
-            parameters.append(self.session)
-        for key, allowed in self.where:
-            terms.append(f"json_extract(meta, ?) IN ({marks(allowed)})")
-            parameters += [f'$."{key}"', *allowed]
-        return " AND ".join(terms), parameters
+    def sql(self) -> dict[str, str | None]:
+        """The parameters of `VISIBLE`."""
+        where = json.dumps(dict(self.where), ensure_ascii=False)
+        return {"owner": self.owner, "session": self.session, "where": where}
 
     def chroma(self) -> dict[str, Any] | None:
         """Chroma's `where` inside the owner's own collection; None when it needs none."""
@@ -148,8 +158,3 @@ def chroma_metadata(entry: Entry, keys: Collection[str]) -> dict[str, Scalar | N
     return {"session": entry.scope.session} | {
         f"meta.{key}": entry.meta.get(key) for key in sorted(keys)
     }
-
-
-def marks(values: Collection[object]) -> str:
-    """As many SQL parameter marks as there are values."""
-    return ", ".join("?" * len(values))

@@ -23,6 +23,12 @@ from .schema import ParentRow, RecordRow, SessionRow, visible
 T = TypeVar("T")
 Family = tuple[str, str, str]
 
+COPIED = (
+    *("id", "kind", "role", "source", "text", "content_hash", "trust", "meta"),
+    *("created", "valid_from", "valid_to", "supersedes"),
+)
+"""Columns that are the record's own fields."""
+
 
 def chunks(items: Iterable[T]) -> Iterator[list[T]]:
     """`items` in lists short enough for one statement."""
@@ -36,7 +42,7 @@ def append(session: Session, records: Sequence[Record]) -> int:
 
     Raises:
         InputError: a time without a zone, or `meta` that is not JSON.
-        LedgerError: an id that is taken by another content, or a record superseded twice.
+        LedgerError: an id that is taken by another content, or a record corrected twice.
         RecordNotFound: a superseded record or a parent is not there.
     """
     tail = Tail(session)
@@ -80,32 +86,30 @@ def erase(session: Session, ids: Collection[RecordId], scope: Scope) -> frozense
     """
     tail = Tail(session)
     gone: dict[str, str | None] = {}
-    places = set()
+    places = set[tuple[str | None, ...]]()
+    place = (RecordRow.tenant, RecordRow.user, RecordRow.agent, RecordRow.session)
     for part in chunks(ids):
-        query = visible(select(RecordRow).where(RecordRow.id.in_(part)), scope)
-        for row in session.scalars(query):
-            gone[row.id] = row.supersedes
-            places.add((row.tenant, row.user, row.agent, row.session))
+        query = select(RecordRow.id, RecordRow.supersedes, *place)
+        for id, old, *where in session.execute(visible(query.where(RecordRow.id.in_(part)), scope)):
+            gone[id] = old
+            places.add(tuple(where))
     if not gone:
         return frozenset()
     heirs = _heirs(session, gone)
     touched = _orphans(session, gone)
-    session.expunge_all()
-    for part in chunks(gone):
-        session.execute(delete(RecordRow).where(RecordRow.id.in_(part)))
+    for doomed in chunks(gone):
+        session.execute(delete(RecordRow).where(RecordRow.id.in_(doomed)))
     for record in sorted(gone):
         tail.add("erase", record, {})
-    ends: dict[str, datetime | None] = {old: None for old in gone.values() if old and old not in gone}
-    for heir, valid_from, old in heirs:
+    left = {old for old in gone.values() if old and old not in gone}
+    for heir, old in heirs:
         while old in gone:
             old = gone[old]
-        if old:
-            ends[old] = valid_from
         _set(session, heir, supersedes=old)
         touched.add(heir)
-    for old, end in ends.items():
-        _set(session, old, superseded_at=end)
-    for record in sorted(touched | ends.keys()):
+    for old in left:
+        _set(session, old, superseded_at=_end(session, old))
+    for record in sorted(touched | left):
         tail.add("revise", record, {})
     tail.flush()
     _close_sessions(session, places)
@@ -121,9 +125,9 @@ class _Sealed(NamedTuple):
 def _unknown(session: Session, records: Sequence[Record]) -> list[_Sealed]:
     """The records whose ids are new, each once; a known id must come with the known content."""
     seals: dict[str, tuple[str, str]] = {}
-    for part in chunks(record.id for record in records):
+    for ids in chunks(record.id for record in records):
         query = select(RecordRow.id, RecordRow.salt, RecordRow.commitment)
-        for known, salt, seal in session.execute(query.where(RecordRow.id.in_(part))):
+        for known, salt, seal in session.execute(query.where(RecordRow.id.in_(ids))):
             seals[known] = (salt, seal)
     fresh = []
     for record in records:
@@ -142,8 +146,8 @@ def _unknown(session: Session, records: Sequence[Record]) -> list[_Sealed]:
 
 
 def _check_references(session: Session, fresh: Sequence[Record]) -> None:
-    """Parents and superseded records must be of the same tenant, user and agent, and come first;
-    a chain of supersessions has no branches."""
+    """Parents and superseded records must be of the same tenant, user and agent, and come first.
+    A message may be said again in several branches; any other word on a record is the last."""
     homes, heirs = _known_references(session, fresh)
     for record in fresh:
         family = _family(record.scope)
@@ -156,20 +160,21 @@ def _check_references(session: Session, fresh: Sequence[Record]) -> None:
                     f"record {record.id}: its {role} {referred} is not in the ledger for the same"
                     " tenant, user and agent; append that one first"
                 )
-        if record.supersedes in heirs:
+        if record.kind != "message" and record.supersedes in heirs:
             raise LedgerError(
                 f"record {record.id}: {record.supersedes} is already superseded by"
                 f" {heirs[record.supersedes]}; supersede that one"
             )
         homes[record.id] = family
-        if record.supersedes:
+        if record.supersedes and record.kind != "message":
             heirs[record.supersedes] = record.id
 
 
 def _known_references(
     session: Session, fresh: Sequence[Record]
 ) -> tuple[dict[str, Family], dict[str, str]]:
-    """Of all ids that `fresh` refers to: whose each is, and what supersedes it."""
+    """Of all ids that `fresh` refers to: whose each is, and what other than a message supersedes
+    it."""
     referred = {parent for record in fresh for parent in record.parents}
     superseded = {record.supersedes for record in fresh if record.supersedes}
     homes: dict[str, Family] = {}
@@ -180,6 +185,7 @@ def _known_references(
             homes[id_] = (family[0], family[1], family[2])
     for part in chunks(superseded):
         taken = select(RecordRow.supersedes, RecordRow.id).where(RecordRow.supersedes.in_(part))
+        taken = taken.where(RecordRow.kind != "message")
         heirs |= {old: heir for old, heir in session.execute(taken) if old}
     return homes, heirs
 
@@ -196,7 +202,7 @@ def _open_sessions(session: Session, fresh: Sequence[Record]) -> None:
             session.execute(insert(SessionRow).values(**names, created=created))
 
 
-def _close_sessions(session: Session, places: Iterable[tuple[str, str, str, str | None]]) -> None:
+def _close_sessions(session: Session, places: Iterable[tuple[str | None, ...]]) -> None:
     """Remove sessions that have nothing left, and that no fork comes from or goes to."""
     fork = aliased(SessionRow)
     scope = (SessionRow.tenant, SessionRow.user, SessionRow.agent)
@@ -222,15 +228,19 @@ def _close_sessions(session: Session, places: Iterable[tuple[str, str, str, str 
         )
 
 
-def _heirs(session: Session, gone: Collection[str]) -> list[tuple[str, datetime, str | None]]:
-    """What stays and supersedes what goes: (id, valid_from, superseded id)."""
-    found: list[tuple[str, datetime, str | None]] = []
+def _heirs(session: Session, gone: Collection[str]) -> list[tuple[str, str | None]]:
+    """What stays and supersedes what goes: (id, superseded id)."""
+    found: list[tuple[str, str | None]] = []
     for part in chunks(gone):
-        query = select(RecordRow.id, RecordRow.valid_from, RecordRow.supersedes)
-        for heir, valid_from, old in session.execute(query.where(RecordRow.supersedes.in_(part))):
-            if heir not in gone:
-                found.append((heir, valid_from, old))
+        query = select(RecordRow.id, RecordRow.supersedes).where(RecordRow.supersedes.in_(part))
+        found += [(heir, old) for heir, old in session.execute(query) if heir not in gone]
     return found
+
+
+def _end(session: Session, old: str) -> datetime | None:
+    """When the newest of what supersedes a record ended it; None if nothing does."""
+    query = select(RecordRow.valid_from).where(RecordRow.supersedes == old)
+    return session.scalar(query.order_by(RecordRow.seq.desc()).limit(1))
 
 
 def _orphans(session: Session, gone: Collection[str]) -> set[str]:
@@ -248,9 +258,7 @@ def _set(session: Session, record: str, **values: Any) -> None:
 
 
 def _row(record: Record) -> dict[str, Any]:
-    columns = ("id", "kind", "role", "source", "text", "created", "valid_from", "valid_to")
-    columns += ("trust", "content_hash", "supersedes", "meta")
-    return {name: getattr(record, name) for name in columns} | asdict(record.scope)
+    return {name: getattr(record, name) for name in COPIED} | asdict(record.scope)
 
 
 def _family(scope: Scope) -> Family:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Dialect,
+    Double,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -119,12 +120,12 @@ class RecordRow(Base):
     created: Mapped[datetime]
     valid_from: Mapped[datetime]
     valid_to: Mapped[datetime | None]
-    trust: Mapped[float]
+    trust: Mapped[float] = mapped_column(Double)
     content_hash: Mapped[str] = mapped_column(String(64))
     salt: Mapped[str] = mapped_column(String(32))
     commitment: Mapped[str] = mapped_column(String(64))
     supersedes: Mapped[str | None] = mapped_column(
-        ForeignKey("records.id", ondelete="SET NULL"), unique=True
+        ForeignKey("records.id", ondelete="SET NULL"), index=True
     )
     superseded_at: Mapped[datetime | None]
     meta: Mapped[dict[str, Any]]
@@ -225,7 +226,7 @@ class TraceRow(Base):
     __table_args__ = (Index("ix_traces_scope", "tenant", "user", "agent", "created"),)
 
 
-S = TypeVar("S", bound=Select[Any])
+S = TypeVar("S", bound="Select[*tuple[Any, ...]]")
 Scoped = type[RecordRow] | type[SessionRow] | type[TraceRow]
 
 

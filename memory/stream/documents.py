@@ -127,6 +127,14 @@ def truncate(text: str, limit: int, count: Callable[[str], int]) -> str:
     return text if tokens <= limit else text[: _cut(text, limit, tokens, count)].rstrip()
 
 
+def whole(text: str) -> str:
+    """`text` up to its last sentence's end, or else word's end, that keeps half of it; for a text
+    that was cut off anywhere."""
+    text = text.strip()
+    ended = text.rstrip(_CLOSERS)[-1:] in f".!?…{_MARKS}"
+    return text if ended else text[: _boundary(text, len(text))].rstrip()
+
+
 def _pack(
     pieces: Iterator[_Piece], limit: int, count: Callable[[str], int], overlap: int
 ) -> Iterator[Block]:

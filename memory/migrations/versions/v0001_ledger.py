@@ -63,19 +63,18 @@ def _records() -> None:
         sa.Column("created", TIME, nullable=False),
         sa.Column("valid_from", TIME, nullable=False),
         sa.Column("valid_to", TIME),
-        sa.Column("trust", sa.Float(), nullable=False),
+        sa.Column("trust", sa.Double(), nullable=False),
         sa.Column("content_hash", sa.String(64), nullable=False),
         sa.Column("salt", sa.String(32), nullable=False),
         sa.Column("commitment", sa.String(64), nullable=False),
-        sa.Column(
-            "supersedes", sa.String(64), sa.ForeignKey("records.id", ondelete="SET NULL"), unique=True
-        ),
+        sa.Column("supersedes", sa.String(64), sa.ForeignKey("records.id", ondelete="SET NULL")),
         sa.Column("superseded_at", TIME),
         sa.Column("meta", sa.JSON(), nullable=False),
         _session_key("session"),
     )
     op.create_index("ix_records_scope", "records", [*SCOPE, "seq"])
     op.create_index("ix_records_session", "records", [*SCOPE, "session", "seq"])
+    op.create_index("ix_records_supersedes", "records", ["supersedes"])
     op.create_table(
         "parents",
         _record("record", primary_key=True),

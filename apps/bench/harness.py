@@ -1,0 +1,192 @@
+"""The one harness: runs a bench, prints its tables, keeps them with all that made them.
+
+A bench is a generator of tables. The harness knows nothing of what is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as Grid
+
+from .metrics import Spread
+from .registry import BENCHES
+from .setting import Setting
+
+LIBRARIES = ("palimpsest", "torch", "transformers", "sentence-transformers", "chromadb", "numpy")
+
+Cell = str | int | float | bool | Spread | None
+Row = Mapping[str, Cell]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Systems in rows, metrics in columns.
+
+    Args:
+        title: what was measured, in a few words.
+        rows: the first column names the system; a metric that does not apply is left out.
+        note: on what it was measured, and what to keep in mind.
+        plot: columns to draw.
+        published: others' numbers, each with its model; shown beside ours and never ranked with
+            them, since neither the data nor the judge is the same.
+        source: where the published numbers stand.
+    """
+
+    title: str
+    rows: Sequence[Row]
+    note: str = ""
+    plot: tuple[str, ...] = ()
+    published: Sequence[Row] = ()
+    source: str = ""
+
+    @property
+    def first(self) -> str:
+        """Name of the column that names the systems."""
+        return next(iter(self.rows[0]))
+
+
+Bench = Callable[[Setting], Iterator[Table]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A finished run. `plain` (see `to_json`) is what its file holds."""
+
+    bench: str
+    at: datetime
+    seconds: float
+    setting: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    tables: Sequence[Table] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self) | {"at": self.at.isoformat()}
+
+    def save(self, folder: Path) -> Path:
+        """Write `BENCH-TIME.json`, and a plot of the same name; returns the JSON file's path."""
+        from .plot import draw
+
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.bench}-{self.at:%Y%m%dT%H%M%SZ}.json"
+        path.write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n")
+        draw(self.tables, path.with_suffix(".png"), title=f"palimpsest bench {self.bench}")
+        return path
+
+
+def run_bench(
+    name: str,
+    *,
+    data: Path | None = None,
+    full: bool = False,
+    seed: int = 0,
+    model: str = "smollm2",
+    show: Callable[[Table], None] = lambda table: None,
+) -> Report:
+    """Run a bench to its end, in a folder that is gone afterwards.
+
+    Args:
+        data: the folder of data sets; without it, what a bench makes itself must do.
+        full: as long as it takes, instead of a few minutes.
+        show: called with each table as soon as it is measured.
+
+    Raises:
+        UnknownName: there is no such bench; lists those there are.
+        InputError: a set that the bench needs is not in `data`.
+    """
+    bench: Bench = BENCHES.load(name)
+    at = datetime.now(UTC)
+    with tempfile.TemporaryDirectory(prefix="palimpsest-bench-") as scratch:
+        setting = Setting(seed=seed, full=full, data=data, model=model, scratch=Path(scratch))
+        tables = []
+        with closing(setting):
+            for table in bench(setting):
+                tables.append(table)
+                show(table)
+        return Report(
+            bench=name,
+            at=at,
+            seconds=(datetime.now(UTC) - at).total_seconds(),
+            setting=setting.resolved(),
+            environment=environment(),
+            tables=tables,
+        )
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and machine: what else a number depends on."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        **{library: version(library) for library in LIBRARIES},
+        "commit": commit(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def commit() -> str | None:
+    """The git commit of the package, with "-dirty" behind it if files differ; None if it is not
+    run from a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def show_table(table: Table, console: Console) -> None:
+    """Print a table, and the published numbers below it."""
+    console.print(_grid(table.title, table.rows))
+    if table.note:
+        console.print(table.note, style="dim", soft_wrap=True)
+    if table.published:
+        console.print(_grid("published elsewhere, not comparable in rank", table.published))
+        console.print(table.source, style="dim", soft_wrap=True)
+    console.print()
+
+
+def _grid(title: str, rows: Sequence[Row]) -> Grid:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    grid = Grid(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for at, column in enumerate(columns):
+        grid.add_column(column, justify="right" if at else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(_shown(row.get(column)) for column in columns))
+    return grid
+
+
+def _shown(cell: Cell) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, bool):
+        return "yes" if cell else "NO"
+    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+
+
+def progress(text: str) -> None:
+    """Tell whoever waits what is being measured now; on stderr, if that is a terminal."""
+    if sys.stderr.isatty():
+        Console(stderr=True).print(text, style="dim", markup=False)

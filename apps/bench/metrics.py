@@ -1,0 +1,63 @@
+"""What is measured, as the field writes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from statistics import median, quantiles
+
+from ...errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The median of `n` measurements, and their quartiles."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Median and quartiles; a single value is all three."""
+        if not values:
+            raise ConfigError("values=[] must hold at least one measurement")
+        low, _, high = quantiles(values, method="inclusive") if len(values) > 1 else values * 3
+        return cls(median(values), low, high, len(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:.4g} ({self.low:.4g}–{self.high:.4g})"
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """By linear interpolation between the closest ranks."""
+    ranked = sorted(values)
+    place = (len(ranked) - 1) * percent / 100
+    below = math.floor(place)
+    above = min(below + 1, len(ranked) - 1)
+    return ranked[below] + (ranked[above] - ranked[below]) * (place - below)
+
+
+def recall_at(k: int, found: Sequence[str], relevant: Collection[str]) -> float:
+    """Share of the relevant items among the first `k` found."""
+    return len(set(found[:k]) & set(relevant)) / len(relevant)
+
+
+def ndcg_at(k: int, found: Sequence[str], relevant: Collection[str]) -> float:
+    """Normalised discounted cumulative gain with binary relevance (Järvelin & Kekäläinen 2002)."""
+    gain = sum(1 / math.log2(at + 2) for at, item in enumerate(found[:k]) if item in relevant)
+    ideal = sum(1 / math.log2(at + 2) for at in range(min(k, len(relevant))))
+    return gain / ideal
+
+
+def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
+    """Area under the ROC curve: P(a positive scores above a negative), ties counting half."""
+    pairs = [(p > n) + 0.5 * (p == n) for p in positive for n in negative]
+    return sum(pairs) / len(pairs)
+
+
+def contains(text: str, keyword: str) -> bool:
+    """Whether a reply contains the keyword of the right answer, in any case."""
+    return keyword.casefold() in text.casefold()

@@ -1,0 +1,64 @@
+"""Tables as bar charts in one PNG file. Knows nothing of what the numbers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .metrics import Spread
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from .harness import Cell, Table
+
+INCHES_PER_BAR = 0.22
+
+
+def draw(tables: Sequence[Table], path: Path, *, title: str) -> None:
+    """One panel for each table that names columns to plot; writes nothing if none does."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawn = [table for table in tables if table.plot]
+    if not drawn:
+        return
+    heights = [1.0 + INCHES_PER_BAR * len(table.rows) * len(table.plot) for table in drawn]
+    figure = Figure(figsize=(8, sum(heights) + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    panels = figure.subplots(len(drawn), 1, squeeze=False, height_ratios=heights)
+    for axes, table in zip(panels[:, 0], drawn, strict=True):
+        _panel(axes, table)
+    figure.savefig(path, dpi=120)
+
+
+def _panel(axes: Axes, table: Table) -> None:
+    systems = [str(row[table.first]) for row in table.rows]
+    thickness = 0.8 / len(table.plot)
+    for nth, column in enumerate(table.plot):
+        places = [at + nth * thickness for at in range(len(systems))]
+        values = [_height(row.get(column)) for row in table.rows]
+        errors = [_error(row.get(column)) for row in table.rows]
+        spread = list(zip(*errors, strict=True)) if any(map(any, errors)) else None
+        axes.barh(places, values, thickness, xerr=spread, label=column)
+    middle = 0.4 - thickness / 2
+    axes.set_yticks([at + middle for at in range(len(systems))], systems, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_title(table.title, fontsize=9, loc="left")
+    axes.legend(fontsize=7, loc="best")
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _height(cell: Cell) -> float:
+    if isinstance(cell, Spread):
+        return cell.median
+    return float(cell) if isinstance(cell, int | float) else 0.0
+
+
+def _error(cell: Cell) -> tuple[float, float]:
+    """How far the quartiles lie below and above the median."""
+    if isinstance(cell, Spread):
+        return cell.median - cell.low, cell.high - cell.median
+    return 0.0, 0.0
