@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import run_in_executor
@@ -19,30 +19,28 @@ from langchain_core.tools import tool as as_tool
 
 from ..errors import ConfigError, InputError, RecordNotFound
 from ..llm.base import LLM, GenerationConfig
-from ..llm.places import Note, Prompt
+from ..llm.places import Prompt
 from ..memory.base import Cue, Memory
 from ..memory.ledger import SessionInfo
 from ..memory.record import Kind, Record, RecordId, Scope, Source, Turn, new_id, now
+from ..memory.registry import DEFAULT_READER, DEFAULT_SELECTOR
 from ..memory.vectors import Embedder
 from .background import Background
 from .building import Parts, build_parts
+from .documents import Library
 from .loop import Loop
 from .prompt import PromptBuilder
-from .reply import Reply, ReplyChunk, collect
+from .reply import Recollection, Reply, ReplyChunk, collect
 from .request import AgentInput, Request, turn_scope
 from .tools import ToolLoop, memory_tools
 from .trace import Trace
 
+if TYPE_CHECKING:
+    from ..memory.stream.reading import Progress, Section
+    from ..memory.stream.segments import Answer
+
 RECALL_BUDGET = 2048
 """Tokens that `Agent.recall` lets each memory return."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recollection:
-    """What the memories hold on a question, best first, and each memory's own account of why."""
-
-    notes: tuple[Note, ...]
-    explain: dict[str, Any] = field(default_factory=dict)
 
 
 class Agent(Runnable[AgentInput, Reply]):
@@ -72,6 +70,7 @@ class Agent(Runnable[AgentInput, Reply]):
         loop_tools = ToolLoop(parts.llm, [_as_tool(each, own) for each in tools])
         prompt = PromptBuilder(parts.llm, system)
         self._loop = Loop(parts.llm, parts.ledger, parts.memories, prompt, loop_tools)
+        self._library = Library(parts.llm, parts.ledger, self.append, parts.embedder)
         self._background = Background(self.derive)
         self._resources.callback(self._background.close)
 
@@ -264,6 +263,44 @@ class Agent(Runnable[AgentInput, Reply]):
         return Recollection(
             notes=tuple(sorted(notes, key=lambda note: -note.score)),
             explain={part.memory: dict(part.explain) for part in given},
+        )
+
+    def read(
+        self,
+        text: str,
+        *,
+        title: str = "document",
+        topic: str | None = None,
+        reader: str = DEFAULT_READER,
+        progress: Progress | None = None,
+        cancel: Event | None = None,
+        **options: Any,
+    ) -> Iterator[Section]:
+        """Read a document of any length; yields its summaries as they are made, the one of
+        everything last. What was read is kept, can be recalled, and is not read again.
+
+        Args:
+            topic: a question or theme that the summaries are to serve.
+            progress: called as (sections done, sections expected).
+        """
+        scope = turn_scope(self.scope, options)
+        return self._library.read(
+            text, scope, title=title, reader=reader, topic=topic, progress=progress, cancel=cancel
+        )
+
+    def ask_document(
+        self,
+        question: str,
+        text: str,
+        *,
+        selector: str = DEFAULT_SELECTOR,
+        progress: Progress | None = None,
+        cancel: Event | None = None,
+    ) -> Answer | None:
+        """Answer from the stretches of a document that bear on the question. Keeps nothing; None
+        if cancelled."""
+        return self._library.ask(
+            question, text, selector=selector, progress=progress, cancel=cancel
         )
 
     def derive(self, cancel: Event | None = None) -> int:

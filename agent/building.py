@@ -27,6 +27,7 @@ class Parts:
     llm: LLM
     ledger: Ledger
     memories: tuple[Memory, ...]
+    embedder: Callable[[], Embedder]
     resources: ExitStack
 
 
@@ -64,7 +65,12 @@ def build_parts(
             check_memory(store, llm)
             opened.append(store)
         return Parts(
-            home=folder, llm=llm, ledger=ledger, memories=tuple(opened), resources=stack.pop_all()
+            home=folder,
+            llm=llm,
+            ledger=ledger,
+            memories=tuple(opened),
+            embedder=context.embedder,
+            resources=stack.pop_all(),
         )
 
 

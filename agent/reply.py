@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 
+from ..llm.places import Note
 from .trace import Trace
 
 
@@ -37,3 +40,11 @@ def collect(chunks: Iterable[ReplyChunk]) -> Reply:
         why=trace,
         response_metadata={"model_name": trace.model},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Recollection:
+    """What the memories hold on a question, best first, and each memory's own account of why."""
+
+    notes: tuple[Note, ...]
+    explain: dict[str, Any] = field(default_factory=dict)

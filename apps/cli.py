@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from .models import models
 from .output import (
     Home,
     Json,
@@ -32,6 +33,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(models)
 
 
 def open_agent(
@@ -254,6 +256,56 @@ def why(
 
 
 @app.command()
+def read(
+    file: Annotated[Path, typer.Argument(help='A UTF-8 text; "-" for standard input.')],
+    question: Annotated[str | None, typer.Option("--ask", help="Answer this from it.")] = None,
+    topic: Annotated[str | None, typer.Option(help="What its summaries are to serve.")] = None,
+    home: Home = None,
+    model: Model = "smollm2",
+    memory: Memories = None,
+    user: User = "default",
+    json: Json = False,
+) -> None:
+    """Read a document of any length: a tree of summaries that the memory keeps, or one answer."""
+    from .reading import ask_file, read_file
+
+    with reporting(json), open_agent(home, model, memory or None, user) as agent:
+        if question is None:
+            read_file(agent, file, topic, as_json=json)
+        else:
+            ask_file(agent, file, question, as_json=json)
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help='What to measure: "scm", "recall", ...')],
+    data: Annotated[
+        Path | None,
+        typer.Option(envvar="PALIMPSEST_DATA", help="Folder of data sets; not needed for most."),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="All of it, as long as it takes.")] = False,
+    folder: Annotated[Path, typer.Option("--out", help="Where JSON and plot go.")] = Path(
+        "bench-results"
+    ),
+    seed: Annotated[int, typer.Option(help="Of whatever is drawn.")] = 0,
+    model: Model = "smollm2",
+    json: Json = False,
+) -> None:
+    """Measure a part beside its baselines; prints tables, keeps JSON and a plot."""
+    from .bench.harness import Table as Measured
+    from .bench.harness import run_bench, show_table
+
+    def show(table: Measured) -> None:
+        if not json:
+            show_table(table, out)
+
+    with reporting(json):
+        report = run_bench(name, data=data, full=full, seed=seed, model=model, show=show)
+        path = report.save(folder)
+        emit(report.to_json() | {"file": path}) if json else out.print(f"kept in {path}")
+
+
+@app.command()
 def demo(model: Model = "smollm2", json: Json = False) -> None:
     """Tell the story of what this does, step by step; fails if a step does not hold."""
     from .demo import run_demo
@@ -264,7 +316,4 @@ def demo(model: Model = "smollm2", json: Json = False) -> None:
 
 def main() -> None:
     """The console script."""
-    from .models import models
-
-    app.add_typer(models)
     app()

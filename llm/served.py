@@ -171,9 +171,10 @@ class Failure:
     @classmethod
     def of(cls, error: Exception, secrets: Sequence[str] = ()) -> Failure:
         """Read an exception of any provider by its status, or by the names of its causes."""
-        said = " ".join(str(error).split())[:500]
-        for secret in secrets:
-            said = said.replace(secret, "***")
+        body = getattr(error, "body", None)
+        # Servers built on FastAPI explain themselves where OpenAI's client does not look.
+        detail = f": {body['detail']}" if isinstance(body, Mapping) and "detail" in body else ""
+        said = _without(secrets, " ".join(f"{error}{detail}".split()))[:500]
         status = getattr(error, "status_code", None)
         if isinstance(status, int):
             rule = r"context.?(?:length|window|size)|prompt is too long"
@@ -189,9 +190,18 @@ class Failure:
         if names & {"ConnectError", "ConnectionRefusedError", "gaierror"}:
             return cls("it cannot be reached", "start the server, or check the URL")
         if any("Connection" in name or "Protocol" in name for name in names):
-            *_, said = (str(cause) for cause in _causes(error))
-            return cls(f"the connection broke ({said})", "see the server's log, then ask again")
+            *_, root = _causes(error)
+            return cls(
+                f"the connection broke ({_without(secrets, str(root))})",
+                "see the server's log, then ask again",
+            )
         return cls(f"{type(error).__name__}: {said}", "see the server's log, then ask again")
+
+
+def _without(secrets: Sequence[str], text: str) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

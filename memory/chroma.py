@@ -130,6 +130,11 @@ class VectorStore:
     def close(self) -> None:
         """Release files and connections."""
         self._open.clear()
+        for side in (self._client, getattr(self._client, "_admin_client", None)):
+            # Chroma 1.x never closes the HTTP sessions it opens, two to a client
+            session = getattr(getattr(side, "_server", None), "_session", None)
+            if session is not None:
+                session.close()
         self._client.close()
 
     def _name(self, owner: str) -> str:
@@ -205,10 +210,17 @@ def _settings() -> Any:
 
 def _embed(folder: Path) -> ClientAPI:
     import chromadb
+    from chromadb.api.shared_system_client import SharedSystemClient as Shared
 
     folder.mkdir(parents=True, exist_ok=True)
     check_segments(folder)
-    return chromadb.PersistentClient(folder, settings=_settings())
+    try:
+        return chromadb.PersistentClient(folder, settings=_settings())
+    except BaseException:
+        # Chroma 1.x keeps a system that failed to start, and would hand it to the next caller
+        if str(folder) not in Shared._identifier_to_refcount:
+            Shared._identifier_to_system.pop(str(folder), None)
+        raise
 
 
 def _serve(url: str) -> ClientAPI:

@@ -91,12 +91,12 @@ def owner_of(scope: Scope) -> str:
 VISIBLE = """
     owner = :owner
     AND (:session IS NULL OR session = :session)
-    AND NOT EXISTS (
+    AND (:where = '{}' OR NOT EXISTS (
         SELECT 1 FROM json_each(:where) AS asked WHERE NOT EXISTS (
             SELECT 1 FROM json_each(asked.value) AS one
             WHERE one.value = json_extract(meta, '$."' || asked.key || '"')
         )
-    )
+    ))
 """
 """What a `Filter` lets through, in SQL: a condition on the columns owner, session and meta. It is
 one constant text, whatever is asked; only its parameters change."""

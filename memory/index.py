@@ -160,22 +160,25 @@ class HybridIndex:
         asked = self.embedder.embed([clean_text(query)])[0]
         cosines = vectors.query(seen, asked, depth)
         lexical = self._entries.match(query, seen, max(depth, _LEXICAL_DEPTH))
+        best_words = list(lexical)[:depth]
         # the entries table decides what may be seen: Chroma's answer is only a proposal
-        found = self._entries.get({*cosines, *list(lexical)[:depth]}, seen)
-        unscored = [id for id in found if id not in cosines]
-        for id, vector in vectors.get(seen.owner, unscored).items():
+        candidates = self._entries.visible({*cosines, *best_words}, seen)
+        for id, vector in vectors.get(seen.owner, candidates - cosines.keys()).items():
             cosines[id] = float(vector @ asked)
         pivot = math.log1p(self._count())
-        hits = [
+        scores = {id: _fused(cosines.get(id), lexical.get(id), weight, pivot) for id in candidates}
+        best = sorted(scores, key=lambda id: (-scores[id], id))[:k]
+        entries = self._entries.get(best)
+        return [
             Hit(
-                entry=entry,
-                score=_fused(cosines.get(id), lexical.get(id), weight, pivot),
+                entry=entries[id],
+                score=scores[id],
                 cosine=cosines.get(id),
                 bm25=lexical.get(id),
             )
-            for id, entry in found.items()
+            for id in best
+            if id in entries  # it may have been deleted meanwhile
         ]
-        return sorted(hits, key=lambda hit: (-hit.score, hit.entry.id))[:k]
 
     def vectors(self, ids: Sequence[str]) -> Vectors:
         """[N, D] float32, rows of length 1, in the order of `ids`.

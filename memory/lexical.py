@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS entries (
     text TEXT NOT NULL,
     meta TEXT NOT NULL
 );
-CREATE INDEX IF NOT EXISTS entries_by_scope ON entries (owner, session);
+CREATE INDEX IF NOT EXISTS entries_by_owner ON entries (owner, id);
 CREATE TABLE IF NOT EXISTS pending (
     id TEXT NOT NULL,
     owner TEXT NOT NULL,
@@ -44,6 +44,7 @@ CREATE VIRTUAL TABLE IF NOT EXISTS lexicon USING fts5 (
 """
 _SELECT = "SELECT id, owner, session, created, text, meta FROM entries WHERE "
 _OF_IDS = "id IN (SELECT value FROM json_each(:ids))"
+_VISIBLE_IDS = "SELECT id FROM entries WHERE " + _OF_IDS + " AND " + VISIBLE
 _PAGE = "id > :after ORDER BY id LIMIT :size"
 _MATCH = (
     "SELECT id, bm25(lexicon) AS badness FROM lexicon JOIN entries ON key = lexicon.rowid"
@@ -147,16 +148,17 @@ class EntryTable:
             db.execute("DELETE FROM pending")
             db.execute("INSERT INTO lexicon (lexicon) VALUES ('delete-all')")
 
-    def get(self, ids: Collection[str], seen: Filter | None = None) -> dict[str, Entry]:
-        """The entries of `ids` that are there and that the filter lets through."""
-        listed = json.dumps(list(ids))
+    def get(self, ids: Collection[str]) -> dict[str, Entry]:
+        """The entries of `ids` that are there."""
         with self._guarded() as db:
-            if seen is None:
-                found = _read(db, _SELECT + _OF_IDS, ids=listed)
-            else:
-                sql = _SELECT + _OF_IDS + " AND " + VISIBLE
-                found = _read(db, sql, ids=listed, **seen.sql())
+            found = _read(db, _SELECT + _OF_IDS, ids=json.dumps(list(ids)))
         return {entry.id: entry for entry in found}
+
+    def visible(self, ids: Collection[str], seen: Filter) -> frozenset[str]:
+        """Those of `ids` that are there and that the filter lets through."""
+        with self._guarded() as db:
+            found = db.execute(_VISIBLE_IDS, {"ids": json.dumps(list(ids)), **seen.sql()})
+            return frozenset(id for (id,) in found)
 
     def walk(self, seen: Filter | None = None, size: int = 500) -> Iterator[Entry]:
         """Entries by id; each page is read in its own moment, so that no lock is held between."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
@@ -33,7 +34,7 @@ class Check:
     """Where Chroma and the entries disagree.
 
     Args:
-        missing: ids of entries without a vector, or with one that is pending.
+        missing: ids whose vector is not there, or not yet known to be in line with the entry.
         orphans: ids of vectors without an entry.
         fault: why the vectors cannot be read at all; the two others are then empty.
     """
@@ -90,7 +91,11 @@ class Mirror:
         with self.lock:
             if self._store is None:
                 opened = self._open()
-                self._settle(opened)
+                try:
+                    self._settle(opened)
+                except BaseException:
+                    opened.close()
+                    raise
                 self._store = opened
             return self._store
 
@@ -128,11 +133,9 @@ class Mirror:
         """Compare every entry with Chroma, vectors included; changes nothing, embeds nothing."""
         with self.lock:
             try:
-                store = self._store or self._open()
-                missing, orphans = self._compare(store)
-                strays = store.strays(self._entries.owners())
-                if store is not self._store:
-                    store.close()
+                with nullcontext(self._store) if self._store else closing(self._open()) as store:
+                    missing, orphans = self._compare(store)
+                    strays = store.strays(self._entries.owners())
             except StoreError as error:
                 return Check(fault=str(error))
         return Check(
@@ -165,9 +168,8 @@ class Mirror:
         with self.lock:
             self.close()
             if isinstance(self._place, str):
-                store = self._connect()
-                store.sweep(())
-                store.close()
+                with closing(self._connect()) as store:
+                    store.sweep(())
             elif self._place.is_dir():
                 shutil.rmtree(self._place)
             else:
@@ -195,12 +197,15 @@ class Mirror:
                 f" {self._entries.count()} entries anew"
             )
         store = self._connect()
-        if lost := store.lacking(self._entries.settled_owners()):
+        try:
+            if lost := store.lacking(self._entries.settled_owners()):
+                raise StoreError(
+                    f"Chroma at {store.where} has lost the vectors of {len(lost)} owners that have"
+                    f" entries in {self._entries.path}; call `repair()` to embed them anew"
+                )
+        except BaseException:
             store.close()
-            raise StoreError(
-                f"Chroma at {store.where} has lost the vectors of {len(lost)} owners that have"
-                f" entries in {self._entries.path}; call `repair()` to embed them anew"
-            )
+            raise
         return store
 
     def _compare(self, store: VectorStore) -> tuple[_Pairs, _Pairs]:

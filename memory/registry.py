@@ -22,12 +22,23 @@ READERS = Registry(
     "reader",
     {
         "tree": ".memory.stream.reader:TreeReader",
-        "xl3m": ".memory.stream.certainty:CertaintyReader",
     },
     group="palimpsest.readers",
 )
+"""Read a whole document into summaries."""
+
+SELECTORS = Registry(
+    "selector",
+    {
+        "xl3m": ".memory.stream.certainty:CertaintyReader",
+    },
+    group="palimpsest.selectors",
+)
+"""Answer a question from the stretches of a document that bear on it."""
 
 DEFAULT_MEMORIES = ("scm",)
+DEFAULT_READER = "tree"
+DEFAULT_SELECTOR = "xl3m"
 
 
 def open_memory(

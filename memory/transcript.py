@@ -101,11 +101,11 @@ def turns(session: Session, scope: Scope, limit: int | None) -> list[Turn]:
     asked: list[Record] = [row.to_record() for row in newest][::-1]
     replies: dict[str, Record] = {}
     for part in chunks(record.id for record in asked):
-        query = select(ParentRow.parent, RecordRow).join(
-            RecordRow, and_(ParentRow.record == RecordRow.id, RecordRow.role == "assistant")
-        )
-        answered = line.bind(query.where(ParentRow.parent.in_(part))).order_by(RecordRow.seq)
-        replies |= {parent: row.to_record() for parent, row in session.execute(answered)}
+        # By key, as a subquery: joined, SQLite would read the whole session to have the order.
+        answers = select(ParentRow.record).where(ParentRow.parent.in_(part))
+        query = select(RecordRow).where(RecordRow.role == "assistant", RecordRow.id.in_(answers))
+        for row in sorted(session.scalars(line.bind(query)), key=lambda row: row.seq):
+            replies |= {edge.parent: row.to_record() for edge in row.parents}
     return [Turn(record, replies.get(record.id)) for record in asked]
 
 

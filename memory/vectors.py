@@ -61,7 +61,7 @@ class SentenceTransformerEmbedder:
 
     Args:
         path: the folder; `name` says which weights it holds, not where it lies.
-        device: "cpu", "cuda", "cuda:1", ...
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ...
         batch_size: windows encoded at once.
 
     Raises:
@@ -83,7 +83,9 @@ class SentenceTransformerEmbedder:
         bar = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
         try:
-            self._model = SentenceTransformer(str(path), device=device, local_files_only=True)
+            self._model = SentenceTransformer(
+                str(path), device=None if device == "auto" else device, local_files_only=True
+            )
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"the embedder in {path} does not load: {error}") from error
         finally:
@@ -251,8 +253,11 @@ def unit(rows: Vectors) -> Vectors:
     return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
-def open_embedder(spec: str, *, device: str = "cpu") -> Embedder:
+def open_embedder(spec: str, *, device: str = "auto") -> Embedder:
     """An embedder by name, with a cache: `"hashing"`, a catalog name, or a local folder.
+
+    Args:
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ...
 
     Raises:
         ModelNotFound: it is not on this machine; says how to get it.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from palimpsest.llm.local import LocalLLM
+from palimpsest.memory.vectors import Embedder, open_embedder
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -20,6 +20,12 @@ def smollm2() -> LocalLLM:
     from palimpsest.llm.catalog import resolve
 
     return LocalLLM.load(resolve("smollm2"), device="cpu", name="smollm2")
+
+
+@pytest.fixture(scope="session")
+def embedder() -> Embedder:
+    """The embedded sentence encoder, with its cache."""
+    return open_embedder("minilm")
 
 
 @pytest.fixture(scope="session")

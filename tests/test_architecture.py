@@ -7,7 +7,7 @@ from pathlib import Path
 
 import palimpsest
 import pytest
-from palimpsest.memory.registry import MEMORIES, READERS
+from palimpsest.memory.registry import MEMORIES, READERS, SELECTORS
 
 ROOT = Path(palimpsest.__file__).parent
 FLOORS = ("kernels", "llm", "memory", "editors", "unlearning", "agent", "apps")
@@ -77,19 +77,19 @@ CORE = [
 
 @pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_core_names_no_method(path: Path) -> None:
-    methods = {*MEMORIES, *READERS}
+    methods = {*MEMORIES, *READERS, *SELECTORS}
     modules = {"stream", "recent", "retention", "banks", "longmem", "reloop2"}
     assert not strings_and_names(path) & (methods | modules)
 
 
 def test_every_registry_row_can_be_imported() -> None:
-    for registry in (MEMORIES, READERS):
+    for registry in (MEMORIES, READERS, SELECTORS):
         for name in registry:
             assert callable(registry.load(name))
 
 
 def test_the_public_names_are_complete_and_sorted() -> None:
-    names = [name for name in palimpsest.__all__]
+    names = list(palimpsest.__all__)
     assert names == sorted(names, key=lambda name: (not name.isupper(), name[0].islower(), name))
     for name in names:
         assert getattr(palimpsest, name) is not None

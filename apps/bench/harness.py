@@ -22,6 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Grid
 
+from ...errors import InputError
 from .metrics import Spread
 from .registry import BENCHES
 from .setting import Setting
@@ -64,7 +65,7 @@ Bench = Callable[[Setting], Iterator[Table]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A finished run. `plain` (see `to_json`) is what its file holds."""
+    """A finished run: what was measured, and all that the numbers depend on."""
 
     bench: str
     at: datetime
@@ -106,9 +107,11 @@ def run_bench(
 
     Raises:
         UnknownName: there is no such bench; lists those there are.
-        InputError: a set that the bench needs is not in `data`.
+        InputError: `data` is no folder, or lacks a set that the bench needs.
     """
     bench: Bench = BENCHES.load(name)
+    if data is not None and not data.is_dir():
+        raise InputError(f"data={str(data)!r} is not a folder; name the one that holds the sets")
     at = datetime.now(UTC)
     with tempfile.TemporaryDirectory(prefix="palimpsest-bench-") as scratch:
         setting = Setting(seed=seed, full=full, data=data, model=model, scratch=Path(scratch))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from statistics import median, quantiles
+from statistics import quantiles
 
 from ...errors import ConfigError
 
@@ -24,8 +24,10 @@ class Spread:
         """Median and quartiles; a single value is all three."""
         if not values:
             raise ConfigError("values=[] must hold at least one measurement")
-        low, _, high = quantiles(values, method="inclusive") if len(values) > 1 else values * 3
-        return cls(median(values), low, high, len(values))
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0], 1)
+        low, middle, high = quantiles(values, method="inclusive")
+        return cls(middle, low, high, len(values))
 
     def __str__(self) -> str:
         return f"{self.median:.4g} ({self.low:.4g}–{self.high:.4g})"

@@ -36,6 +36,8 @@ def bm25(texts: Mapping[str, str], resources: ExitStack) -> Ranker:
 
     def rank(question: str, k: int) -> list[str]:
         words = " OR ".join(f'"{word}"' for word in re.findall(r"\w+", question))
+        if not words:
+            return []
         found = db.execute("SELECT id FROM t WHERE t MATCH ? ORDER BY rank LIMIT ?", (words, k))
         return [id for (id,) in found]
 

@@ -1,4 +1,4 @@
-"""What must stay bounded: reading long documents, a whole novel, and a conversation of 200 turns."""
+"""What must stay bounded: reading a document, a whole novel, a conversation of 200 turns."""
 
 from __future__ import annotations
 

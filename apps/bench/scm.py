@@ -1,89 +1,23 @@
 """`palimpsest bench scm`: the checks of the SCM memory stream, on a model of this size.
 
-Everything that is asked goes through the Agent, and is erased afterwards: no probe sees another.
-Reading documents and speed are measured in files of their own.
+What is expected is section 9 of the method page: retrieval, answers, gate, documents, and speed.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
-from ...memory.record import RecordId
-from .dialogue import Dialogue, Probe, needle_dialogue, records
-from .harness import Row, Table, progress
-from .material import NEEDS_MEMORY, NEEDS_NOTHING
-from .metrics import Spread, auc, contains
-from .rankers import Ranker, bm25, chance, cosine, score
-from .setting import Meter, Setting
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ...agent.agent import Agent
-    from ...agent.reply import Reply
-
-SESSION = "dialogue"
-CUTOFFS = (1, 4, 6, 10)
-TIGHT = 256
-"""Tokens that prompt and reply have together where the controller must shrink what it found."""
-
-SOURCE = (
-    "Wang et al. 2023, arXiv 2304.13343, Dec 2023 version: 105 questions on 18 dialogues of their"
-    " own, judged by people, in %"
-)
-PUBLISHED_RECALL: tuple[Row, ...] = (
-    {"system": "SCM", "model": "gpt-3.5-turbo-0301", "memory retrieval recall": 93.5},
-    {"system": "SCM", "model": "text-davinci-003", "memory retrieval recall": 94.0},
-    {"system": "SCM without activation", "model": "text-davinci-003", "memory retrieval recall": 0},
-)
-PUBLISHED_ANSWERS: tuple[Row, ...] = (
-    {"system": "SCM", "model": "gpt-3.5-turbo-0301", "answer accuracy": 68.3},
-    {"system": "SCM", "model": "text-davinci-003", "answer accuracy": 77.1},
-    {"system": "SCM without controller", "model": "text-davinci-003", "answer accuracy": 59.3},
-    {"system": "SCM without flash", "model": "text-davinci-003", "answer accuracy": 72.9},
-    {"system": "SCM without activation", "model": "text-davinci-003", "answer accuracy": 10.5},
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """One way of answering; `window` is all the tokens it may use, None the model's own."""
-
-    name: str
-    memories: tuple[str, ...] = ()
-    window: int | None = 1024
-
-
-NOTHING = Condition("no memory")
-FULL_CONTEXT = Condition("full context", ("recent:turns=100000",), None)
-FLASH = Condition("SCM: flash only", ("scm:k=0",))
-ACTIVATION = Condition("SCM: flash + activation", ("scm:gate=always",))
-CONTROLLER = Condition(f"SCM: controller, {TIGHT} tokens", ("scm:gate=always",), TIGHT)
-CONDITIONS = (
-    NOTHING,
-    Condition("last 4 turns", ("recent:turns=4",)),
-    FULL_CONTEXT,
-    Condition("BM25, 4 turns", ("scm:gate=always,flash_turns=0,dense=0",)),
-    FLASH,
-    ACTIVATION,
-    Condition("SCM: similarity gate (default)", ("scm",)),
-    CONTROLLER,
-    Condition(
-        f"SCM: no controller, {TIGHT} tokens", ("scm:gate=always,reorganise=truncate",), TIGHT
-    ),
-)
-CEILING = Condition("reader's ceiling: the gold turn alone", ("scm:gate=always,flash_turns=0",))
+from .answering import ACTIVATION, CONDITIONS, CONTROLLER, FLASH, NOTHING, answers, gate, retrieval
+from .dialogue import needle_dialogue
+from .harness import Row, Table
+from .metrics import Spread
+from .reading import LIMITS, ROOT_CAP, documents, long_conversation, novel
+from .setting import Setting
+from .speed import speed
 
 
 def scm(setting: Setting) -> Iterator[Table]:
     """Retrieval, answers, gate, documents, speed; then how each check of the method page ended."""
-    from .reading import documents, long_conversation, novel
-    from .speed import speed
-    from .targets import targets
-
     dialogue = needle_dialogue(setting.rng("needles"))
     tables = []
     parts: list[Callable[[], Table]] = [
@@ -103,153 +37,62 @@ def scm(setting: Setting) -> Iterator[Table]:
     yield targets(*tables[:5])
 
 
-def retrieval(setting: Setting, dialogue: Dialogue) -> Table:
-    """Whether the turn with the answer is found, without a language model."""
-    texts = dialogue.texts()
-    home = told(setting, dialogue)
-    rows: list[Row] = []
-    for name, options in (
-        ("SCM ranking", "w_rec=0"),
-        ("SCM, recency 0.1", "w_rec=0.1"),
-        ("SCM, unweighted recency", "w_rec=1"),
-        ("SCM, paper's ranking (cosine)", "dense=1"),
-    ):
-        progress(f"retrieval: {name}")
-        with setting.agent(f"scm:k=10,budget=1500,gate=always,{options}", home=home) as agent:
-            rows.append({"system": name, **score(ranking(agent), dialogue.probes, CUTOFFS)})
-    baselines: Mapping[str, Ranker] = {
-        "BM25 (FTS5 directly)": bm25(texts, setting.resources),
-        "MiniLM alone": cosine(list(texts), setting.encode(list(texts.values())), setting.encode),
-        "chance": chance(texts, setting.rng("chance")),
-    }
-    for name, rank in baselines.items():
-        rows.append({"system": name, **score(rank, dialogue.probes, CUTOFFS)})
-    return Table(
-        title="finding the turn that holds the answer",
-        rows=rows,
-        note=f"{len(texts)} turns of our own making, {len(dialogue.probes)} questions in other"
-        f" words, evidence {Spread.of(dialogue.ages()).median:.0f} turns ago (median)",
-        plot=tuple(f"recall@{k}" for k in CUTOFFS),
-        published=PUBLISHED_RECALL,
-        source=SOURCE,
+def targets(found: Table, answered: Table, gates: Table, read: Table, timed: Table) -> Table:
+    """One row for each check, and whether it held."""
+
+    def contained(system: str) -> float:
+        return number(answered, system, "containment")
+
+    recency, plain = "SCM, unweighted recency", "SCM ranking"
+    tree = "summary tree (SCM)"
+    fits = all(
+        number(answered, c.name, "prompt tokens max") <= number(answered, c.name, "limit")
+        for c in CONDITIONS
     )
+    hurt = number(found, plain, "recall@6") - number(found, recency, "recall@6")
+    rows = [
+        at_least("unweighted recency hurts recall@6 by", hurt, 0.1),
+        at_most("no memory: containment", contained(NOTHING.name), 0.1),
+        at_most("flash only: containment", contained(FLASH.name), 0.1),
+        at_least("flash + activation: containment", contained(ACTIVATION.name), 0.6),
+        at_least(
+            "controller in a tight window: containment",
+            contained(CONTROLLER.name),
+            round(contained(ACTIVATION.name) - 0.05, 3),
+        ),
+        at_least("every prompt within its limit", float(fits), 1),
+        at_least("gate=similarity: AUC", number(gates, "gate=similarity", "AUC"), 0.7),
+        at_most("tree: depth", number(read, tree, "depth"), number(read, tree, "depth bound")),
+        at_most(
+            "tree: prompt + reply", number(read, tree, "prompt + reply max"), LIMITS["context"]
+        ),
+        at_most("tree: root tokens", number(read, tree, "root tokens"), ROOT_CAP),
+        at_most(
+            "first token through the agent, of bare",
+            number(timed, "first token, through the agent", "ratio"),
+            1.1,
+        ),
+        at_most("import palimpsest, ms", number(timed, "import palimpsest", "ms"), 300),
+        at_most("palimpsest --help, ms", number(timed, "palimpsest --help", "ms"), 500),
+        at_most("load the model, ms", number(timed, "load the model", "ms"), 3000),
+    ]
+    return Table(title="targets", rows=rows)
 
 
-def answers(setting: Setting, dialogue: Dialogue) -> Table:
-    """Whether the reply contains the answer, by what the model was shown."""
-    home = told(setting, dialogue)
-    probes = dialogue.probes[::2] if setting.full else dialogue.probes[::4]
-    few = probes if setting.full else probes[:3]
-    rows = []
-    for condition in CONDITIONS:
-        asked = few if condition is FULL_CONTEXT else probes
-        progress(f"answers: {condition.name}, {len(asked)} questions")
-        with setting.agent(*condition.memories, home=home, window=condition.window) as agent:
-            rows.append(_answered(condition, agent, asked))
-    progress(f"answers: {CEILING.name}")
-    with setting.agent(*CEILING.memories) as agent:
-        for probe in probes:
-            gold = {key: dialogue.turns[key] for key in probe.evidence}
-            agent.append(list(records(gold, replace(agent.scope, user=_only(probe), session="x"))))
-        rows.append(_answered(CEILING, agent, probes, user=_only))
-    return Table(
-        title="containment of the answer's keyword in the reply",
-        rows=rows,
-        note=f"{len(dialogue.turns)} turns; greedy; full context is asked {len(few)} of"
-        f" {len(probes)} questions; first token in ms, from the message's arrival",
-        plot=("containment",),
-        published=PUBLISHED_ANSWERS,
-        source=SOURCE,
-    )
+def at_most(check: str, measured: float, bound: float) -> Row:
+    """A check that holds if `measured <= bound`."""
+    held = measured <= bound
+    return {"check": check, "measured": measured, "target": f"<= {bound:g}", "held": held}
 
 
-def gate(setting: Setting, dialogue: Dialogue) -> Table:
-    """Whether commands that need memory are told from those that do not."""
-    home = told(setting, dialogue)
-    rows: list[Row] = []
-    for mode in ("similarity", "llm"):
-        progress(f"gate: {mode}")
-        with setting.agent(f"scm:gate={mode}", home=home) as agent:
-            rows.append(_separates(f"gate={mode}", lambda command: _gate_of(agent, command)))
-    personal = re.compile(r"\b(I|my|me|our)\b", re.IGNORECASE)
-    rows.append(_separates("a first-person word", lambda c: (float(bool(personal.search(c))), 0.5)))
-    return Table(
-        title="the gate: does this command need memory?",
-        rows=rows,
-        note=f"{len(NEEDS_MEMORY)} commands that need memory, {len(NEEDS_NOTHING)} that do not",
-        plot=("AUC",),
-    )
+def at_least(check: str, measured: float, bound: float) -> Row:
+    """A check that holds if `measured >= bound`."""
+    held = measured >= bound
+    return {"check": check, "measured": measured, "target": f">= {bound:g}", "held": held}
 
 
-def told(setting: Setting, dialogue: Dialogue) -> Path:
-    """A data folder whose ledger holds the dialogue; each store reads it when it is opened."""
-    home = setting.folder("told")
-    with setting.agent(home=home) as agent:
-        agent.append(list(records(dialogue.turns, replace(agent.scope, session=SESSION))))
-    return home
-
-
-def ranking(agent: Agent) -> Ranker:
-    """What an agent recalls, as the turns it came from."""
-
-    def rank(question: str, k: int) -> Sequence[str]:
-        notes = agent.recall(question, session=SESSION).notes
-        ids = [RecordId(id) for note in notes for id in note.records]
-        found = agent.ledger.find(ids, agent.scope)
-        return list(dict.fromkeys(str(record.meta["turn"]) for record in found))[:k]
-
-    return rank
-
-
-def ask(agent: Agent, question: str, *, session: str = SESSION, user: str | None = None) -> Reply:
-    """Ask, and leave no trace of it: the next question finds the memory as this one did."""
-    reply = agent.ask(question, session=session, user=user)
-    said = [RecordId(id) for id in (reply.why.message, reply.record) if id]
-    agent.ledger.erase(said, replace(agent.scope, user=user or agent.scope.user))
-    agent.append([])
-    return reply
-
-
-def _answered(
-    condition: Condition,
-    agent: Agent,
-    probes: Sequence[Probe],
-    user: Callable[[Probe], str] | None = None,
-) -> Row:
-    replies = [ask(agent, p.question, user=user(p) if user else None) for p in probes]
-    assert isinstance(agent.llm, Meter)
-    tokens = [asked.tokens for asked in agent.llm.asked]
-    right = [contains(r.text, p.keyword) for r, p in zip(replies, probes, strict=True)]
-    first = [reply.why.first_token_ms for reply in replies if reply.why.first_token_ms is not None]
-    return {
-        "system": condition.name,
-        "containment": sum(right) / len(right),
-        "n": len(right),
-        "prompt tokens p50": Spread.of(tokens).median,
-        "prompt tokens max": max(tokens),
-        "limit": agent.llm.context_window - agent.generation.max_tokens,
-        "first token": Spread.of(first) if first else None,
-    }
-
-
-def _only(probe: Probe) -> str:
-    """A user whose memory holds this probe's evidence and nothing else."""
-    return f"only-{min(probe.evidence)}"
-
-
-def _gate_of(agent: Agent, command: str) -> tuple[float, float]:
-    decided = agent.recall(command, session=SESSION).explain["scm"]["gate"]
-    value, threshold = decided["value"], decided["threshold"]
-    return (float("-inf") if value is None else value), (0.0 if threshold is None else threshold)
-
-
-def _separates(system: str, decide: Callable[[str], tuple[float, float]]) -> Row:
-    """`decide` gives a value and the threshold from which on memory is activated."""
-    needed = [decide(command) for command in NEEDS_MEMORY]
-    needless = [decide(command) for command in NEEDS_NOTHING]
-    return {
-        "system": system,
-        "AUC": auc([value for value, _ in needed], [value for value, _ in needless]),
-        "opened when needed": sum(v >= t for v, t in needed) / len(needed),
-        "opened when not": sum(v >= t for v, t in needless) / len(needless),
-    }
+def number(table: Table, system: str, metric: str) -> float:
+    """A cell, or the median of a spread."""
+    [row] = [row for row in table.rows if row[table.first] == system]
+    cell = row[metric]
+    return cell.median if isinstance(cell, Spread) else float(cell or 0)

@@ -184,12 +184,12 @@ class Meter:
         """The model's own stream; the prompt is noted when its first piece arrives."""
         started = time.perf_counter()
         reply = self._llm.stream(messages, contributions, config, tools=tools, cancel=cancel)
-        for at, token in enumerate(reply):
-            if at == 0:
-                ms = (time.perf_counter() - started) * 1000
-                tokens = self._llm.count_prompt_tokens(messages, tools)
-                self.asked.append(Asked(tuple(messages), tokens, ms))
-            yield token
+        first = next(reply)
+        ms = (time.perf_counter() - started) * 1000
+        tokens = self._llm.count_prompt_tokens(messages, tools)
+        self.asked.append(Asked(tuple(messages), tokens, ms))
+        yield first
+        yield from reply
 
     def logprobs(
         self, messages: Sequence[BaseMessage], continuations: Sequence[str]

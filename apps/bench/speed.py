@@ -17,8 +17,8 @@ from .dialogue import Dialogue, records, turn_id
 from .harness import Row, Table, progress
 from .metrics import Spread
 from .rankers import chroma_collection
-from .scm import SESSION, ask, told
 from .setting import Meter, Setting
+from .told import SESSION, ask, told
 
 if TYPE_CHECKING:
     from ...agent.agent import Agent
@@ -29,7 +29,7 @@ def speed(setting: Setting, dialogue: Dialogue) -> Table:
     rounds = 20 if setting.full else 6
     with setting.agent("scm", home=told(setting, dialogue), window=1024, max_tokens=1) as agent:
         progress("speed: first token")
-        rows = _first_tokens(setting, agent, dialogue, rounds)
+        rows = _first_tokens(agent, dialogue, rounds)
         progress("speed: writes")
         rows += _writes(setting, agent, dialogue, rounds)
     progress("speed: start")
@@ -40,7 +40,7 @@ def speed(setting: Setting, dialogue: Dialogue) -> Table:
     )
 
 
-def _first_tokens(setting: Setting, agent: Agent, dialogue: Dialogue, rounds: int) -> list[Row]:
+def _first_tokens(agent: Agent, dialogue: Dialogue, rounds: int) -> list[Row]:
     """The model itself gets the very messages that the agent sent, right afterwards. Each question
     is new, so that no cache of embeddings helps the agent."""
     assert isinstance(agent.llm, Meter)
@@ -50,8 +50,8 @@ def _first_tokens(setting: Setting, agent: Agent, dialogue: Dialogue, rounds: in
         return ask(agent, question).why.first_token_ms or 0.0
 
     def bare() -> float:
-        messages = meter.asked[-1].messages
-        return timed(lambda: next(iter(setting.llm.stream(messages, (), one))))
+        list(meter.stream(meter.asked[-1].messages, (), one))
+        return meter.asked[-1].first_token_ms
 
     ours, theirs = [], []
     for probe in dialogue.probes[: rounds + 1]:

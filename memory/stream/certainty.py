@@ -208,14 +208,13 @@ class CertaintyReader:
         return KeyContext(joined, self.llm.count_tokens(joined), tuple(segments), scanned)
 
     def _best(self, text: str, segments: Sequence[Segment]) -> list[Segment]:
-        """The best segments that fit the budget together, in document order."""
+        """The best segments, as many as fit the budget together, in document order."""
         kept: list[Segment] = []
         for segment in sorted(segments, key=lambda s: (-(s.score or 0.0), s.start)):
-            if sum(s.tokens for s in kept) >= self.config.budget:
-                break
             more = sorted([*kept, segment], key=lambda s: s.start)
-            if self._fits(text, more):
-                kept = more
+            if not self._fits(text, more):
+                break
+            kept = more
         return kept
 
     def _check(self, question: str) -> None:

@@ -50,14 +50,14 @@ class Config(Weights):
     flash_turns: int = 1
     flash_raw: int = 192
     gate: Gate = "similarity"
-    chance: float = 0.5
+    chance: float = 0.25
     reorganise: Literal["controller", "truncate"] = "controller"
     judge: Judging = "score"
     judge_above: int = 256
     summarise_above: int = 192
     summary_tokens: int = 96
     keys: Keys = "all"
-    dense: float = 0.5
+    dense: float = 0.8
 
     def __post_init__(self) -> None:
         for name, choices in (

@@ -32,7 +32,7 @@ _CLOSERS = "\"'”’»›)\\]」』）】》*_"
 _END = re.compile(
     rf"(?:(?<![.!?…])(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\bMrs)[.!?…]++[{_CLOSERS}]*+(?=\s++[^a-z])"
     rf"|[{_MARKS}]++[{_CLOSERS}]*+"
-    r"|(?<=\n)[ \t\r]*+\n)"
+    r"|(?<=\n)(?:[ \t\r]*+\n)++)"
 )
 _LINE = re.compile(r"\n")
 _BLANK = re.compile(r"\s")

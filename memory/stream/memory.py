@@ -32,7 +32,7 @@ _BATCH = 256
 _SAMPLE = 64
 """Items whose cosines say what chance looks like: 2016 pairs."""
 
-_POOL = 4
+_POOL = 2
 """Candidates that are ranked for each that is kept, so that trust and age can change the order."""
 
 

@@ -297,7 +297,7 @@ class _Nearest:
         """The `k` sections nearest to `text`, best first; `sections` only ever grows."""
         if self._embed is None or not sections:
             return []
-        self._rows += self._embed([s.text for s in sections[len(self._rows) :]])
+        self._rows.extend(self._embed([s.text for s in sections[len(self._rows) :]]))
         query = self._embed([text])[0]
         scores = [float(row @ query) for row in self._rows]
         best = sorted(range(len(sections)), key=scores.__getitem__, reverse=True)[: self._k]

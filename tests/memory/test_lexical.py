@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from palimpsest.errors import InputError, StoreError
 from palimpsest.memory.entry import Entry, Filter
 from palimpsest.memory.lexical import EntryTable

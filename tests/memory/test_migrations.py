@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -10,9 +11,10 @@ from alembic.script import ScriptDirectory
 from palimpsest.errors import LedgerError
 from palimpsest.memory import database
 from palimpsest.memory.ledger import Ledger
-from palimpsest.memory.migrations import FOLDER, VERSION_TABLE
+from palimpsest.memory.migrations import FOLDER, VERSION_TABLE, migrate
+from palimpsest.memory.record import Record, Scope, new_id
 from palimpsest.memory.schema import SCHEMA, Base
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 
 
 def test_the_newest_revision_is_the_schema_of_the_code() -> None:
@@ -24,6 +26,28 @@ def test_migrations_make_exactly_the_tables_of_the_models(tmp_path: Path) -> Non
         options = {"version_table": VERSION_TABLE, "compare_type": True}
         context = MigrationContext.configure(session.connection(), opts=options)
         assert compare_metadata(context, Base.metadata) == []
+
+
+def test_a_lookup_by_id_never_reads_a_whole_session(tmp_path: Path) -> None:
+    """The plan, not the time: SQLite needs the statistics that the migration leaves it."""
+    path, scope = tmp_path / "ledger.db", Scope(session="s")
+    plans: list[str] = []
+
+    def explain(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "FROM records" in statement and "ORDER BY" not in statement:
+            cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            plans.extend(row[3] for row in cursor.fetchall())
+
+    with Ledger.open(path) as ledger:
+        message = Record(text="m", scope=scope)
+        reply = Record(text="r", scope=scope, role="assistant", parents=(message.id,))
+        ledger.append([message, reply])
+        event.listen(ledger._database._engine, "before_cursor_execute", explain)
+        ledger.turns(scope)
+        ledger.find([message.id, *(new_id() for _ in range(400))], scope)
+    lookups = [plan for plan in plans if plan.startswith("SEARCH records USING")]
+    assert len(lookups) == 2
+    assert all("sqlite_autoindex_records_1 (id=?)" in plan for plan in lookups)
 
 
 def test_opening_again_migrates_nothing(tmp_path: Path) -> None:
@@ -51,7 +75,7 @@ def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path: Path)
     with sqlite3.connect(path) as raw:
         raw.execute("CREATE TABLE photos (id)")
     raw.close()
-    with pytest.raises(LedgerError, match="another program.*photos"):
+    with pytest.raises(LedgerError, match=r"another program.*photos"):
         Ledger.open(path)
     with sqlite3.connect(path) as raw:
         assert raw.execute("SELECT name FROM sqlite_master").fetchall() == [("photos",)]
@@ -62,7 +86,6 @@ def test_a_migration_that_fails_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "ledger.db"
-    migrate = database.migrate
 
     def cut_short(connection: Connection, name: str) -> None:
         migrate(connection, name)

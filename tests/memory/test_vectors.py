@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from palimpsest.errors import ConfigError, ModelError, ModelNotFound
 from palimpsest.memory.vectors import (
     MAX_WINDOWS,
@@ -153,9 +152,7 @@ def test_a_text_has_the_same_vector_alone_and_in_company(embedder: Embedder) -> 
 @pytest.mark.model
 def test_what_is_said_beyond_the_first_window_still_counts(embedder: Embedder) -> None:
     fact = "My sister Ana keeps bees in Porto."
-    query, late, without = embedder.embed(
-        ["Who keeps bees?", 2 * PROSE + 4 * fact, 2 * PROSE]
-    )
+    query, late, without = embedder.embed(["Who keeps bees?", 2 * PROSE + 4 * fact, 2 * PROSE])
     assert query @ late > query @ without + 0.05
 
 

@@ -1,0 +1,61 @@
+"""`palimpsest read`: long documents at the terminal, with a bar, and cancelled by Ctrl-C."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..agent.agent import Agent
+from .output import emit, err, out, read_text
+
+if TYPE_CHECKING:
+    from ..memory.stream.reading import Progress as Tell
+
+
+def read_file(agent: Agent, file: Path, topic: str | None, *, as_json: bool) -> None:
+    """Read a file into summaries; an interrupted reading goes on from its last section."""
+    from ..memory.stream.reading import Tree
+
+    with _bar(f"reading {file.name}") as tell:
+        sections = agent.read(read_text(file), title=file.name, topic=topic, progress=tell)
+        tree = Tree.of(sections)
+    if as_json:
+        emit({"root": tree.root, "sections": tree.sections, "max_prompt": tree.max_prompt})
+        return
+    out.print(tree.draw(out.width), markup=False)
+    if tree.root:
+        out.print(f"\n{tree.root.text}", markup=False)
+
+
+def ask_file(agent: Agent, file: Path, question: str, *, as_json: bool) -> None:
+    """Answer a question from the parts of a file that bear on it."""
+    text = read_text(file)
+    with _bar(f"searching {file.name}") as tell:
+        answer = agent.ask_document(question, text, progress=tell)
+    if answer is None:
+        return
+    if as_json:
+        emit(answer)
+        return
+    out.print(answer.text, markup=False)
+    for part in answer.context.segments:
+        line = " ".join(part.text.split())[: out.width - 30]
+        score = "" if part.score is None else f"{part.score:8.2f}"
+        out.print(f"[dim]{score} {part.start}-{part.end}[/dim] ", end="")
+        out.print(line, markup=False)
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Tell]:
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task(title, total=None)
+
+        def tell(done: int, expected: int) -> None:
+            progress.update(task, completed=done, total=expected)
+
+        yield tell

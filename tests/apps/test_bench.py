@@ -1,0 +1,349 @@
+"""The benches: their measures, their material, the harness, and each part on a scripted model."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import BaseMessage
+from palimpsest.apps.bench import answering, harness, reading, recall, scm, speed
+from palimpsest.apps.bench.dialogue import (
+    Dialogue,
+    Probe,
+    chronicle,
+    coverage,
+    key_names,
+    locomo,
+    needle_dialogue,
+)
+from palimpsest.apps.bench.harness import Table, run_bench, show_table
+from palimpsest.apps.bench.material import FACTS, NEEDS_MEMORY, NEEDS_NOTHING, TOPICS
+from palimpsest.apps.bench.metrics import Spread, auc, contains, ndcg_at, percentile, recall_at
+from palimpsest.apps.bench.rankers import bm25, chance, score
+from palimpsest.apps.bench.registry import BENCHES
+from palimpsest.apps.bench.setting import Setting
+from palimpsest.apps.bench.told import ask, ranking, told
+from palimpsest.apps.cli import app
+from palimpsest.errors import InputError, UnknownName
+from palimpsest.llm.scripted import ScriptedLLM
+from palimpsest.memory.vectors import HashingEmbedder
+from rich.console import Console
+from typer.testing import CliRunner
+
+SAMPLE = Path(__file__).parents[1] / "data" / "time_machine_chapter_1.txt"
+SMALL = needle_dialogue(Random(3), facts=4, fillers=12)
+
+
+def oracle(messages: Sequence[BaseMessage]) -> str:
+    """Says every keyword that it was shown, so that an answer is right if its prompt holds it."""
+    shown = " ".join(str(message.content) for message in messages)
+    return " ".join(fact.keyword for fact in FACTS if fact.keyword in shown.lower()) or "Nothing."
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Iterator[Setting]:
+    """A run whose models are a script and a hash."""
+    made = Setting(seed=0, full=False, data=None, scratch=tmp_path)
+    made.__dict__["llm"] = ScriptedLLM(oracle, score=lambda messages, text: 0.0)
+    made.__dict__["embedder"] = HashingEmbedder()
+    made.__dict__["encode"] = HashingEmbedder().embed
+    with closing(made):
+        yield made
+
+
+class TestMetrics:
+    def test_recall_counts_the_relevant_among_the_first_k(self) -> None:
+        assert recall_at(2, ["a", "b", "c"], {"b", "c"}) == 0.5
+
+    def test_ndcg_discounts_by_the_logarithm_of_the_rank(self) -> None:
+        assert ndcg_at(10, ["a"], {"a"}) == 1
+        assert ndcg_at(10, ["x", "a"], {"a"}) == pytest.approx(1 / 1.5849625)
+        assert ndcg_at(10, ["x"], {"a"}) == 0
+
+    def test_auc_is_the_chance_that_a_positive_is_above_a_negative(self) -> None:
+        assert auc([3, 2], [1, 0]) == 1
+        assert auc([0, 1], [2, 3]) == 0
+        assert auc([1, 1], [1]) == 0.5
+
+    @given(st.lists(st.floats(-1e6, 1e6), min_size=1))
+    def test_a_spread_lies_around_its_median_and_within_the_values(
+        self, values: list[float]
+    ) -> None:
+        spread = Spread.of(values)
+        slack = 1e-6
+        assert spread.low <= spread.median + slack and spread.median <= spread.high + slack
+        assert min(values) - slack <= spread.low and spread.high <= max(values) + slack
+        assert percentile(values, 50) == pytest.approx(spread.median)
+
+    def test_a_spread_of_nothing_is_an_error(self) -> None:
+        with pytest.raises(ValueError, match="at least one"):
+            Spread.of([])
+
+    def test_containment_ignores_case(self) -> None:
+        assert contains("She is called BISCUIT.", "biscuit")
+        assert not contains("I do not know.", "biscuit")
+
+
+class TestMaterial:
+    def test_a_keyword_is_in_one_turn_only_and_in_no_question(self) -> None:
+        dialogue = needle_dialogue(Random(0))
+        for probe in dialogue.probes:
+            holders = {k for k, text in dialogue.texts().items() if contains(text, probe.keyword)}
+            assert holders == probe.evidence
+            assert not any(contains(p.question, probe.keyword) for p in dialogue.probes)
+
+    def test_the_assistant_never_says_the_keyword(self) -> None:
+        assert not any(contains(fact.reply, fact.keyword) for fact in FACTS)
+
+    def test_the_needle_dialogue_is_as_large_and_as_old_as_it_says(self) -> None:
+        dialogue = needle_dialogue(Random(0))
+        assert len(dialogue.turns) == 140 and len(dialogue.probes) == 40
+        assert Spread.of(dialogue.ages()).median > 40
+        assert min(dialogue.ages()) > 5
+        assert len(set(dialogue.texts().values())) == 140
+
+    def test_the_same_seed_gives_the_same_dialogue_and_another_one_another(self) -> None:
+        assert needle_dialogue(Random(1)) == needle_dialogue(Random(1))
+        assert needle_dialogue(Random(1)) != needle_dialogue(Random(2))
+
+    def test_there_are_forty_commands_and_forty_topics(self) -> None:
+        assert len(set(NEEDS_MEMORY)) == len(set(NEEDS_NOTHING)) == 20
+        assert len({topic for topic, *_ in TOPICS}) == 40
+
+    def test_names_are_found_where_they_do_not_begin_a_sentence(self) -> None:
+        assert key_names("Old Tom met Anna, and Anna ran. The dog saw Anna, and Tom.") == [
+            "Anna",
+            "Tom",
+        ]
+        assert "Filby" in key_names(SAMPLE.read_text(encoding="utf-8"))
+
+    def test_coverage_is_the_share_of_names_that_are_kept(self) -> None:
+        assert coverage(["Anna", "Tom"], "Anna left.") == 0.5
+        assert coverage([], "Anna left.") == 0
+
+    def test_a_chronicle_names_its_places_and_people(self) -> None:
+        text = chronicle(Random(0), 6)
+        assert text.count("\n\n") == 5 and len(key_names(text)) >= 8
+
+
+class TestLocomo:
+    def folder(self, tmp_path: Path) -> Path:
+        sample = {
+            "sample_id": "one",
+            "conversation": {
+                "speaker_a": "Ada",
+                "session_1_date_time": "noon",
+                "session_1": [
+                    {"speaker": "Ada", "dia_id": "D1:1", "text": "I sold the boat."},
+                    {"speaker": "Bo", "dia_id": "D1:2", "text": "A pity."},
+                ],
+            },
+            "qa": [
+                {"question": "What was sold?", "evidence": ["D1:1"], "category": 4},
+                {"question": "Who wept?", "evidence": ["D1:2"], "category": 5},
+                {"question": "And where?", "evidence": ["D1:1; D9"], "category": 4},
+                {"question": "And when?", "evidence": [], "category": 2},
+            ],
+        }
+        (tmp_path / "locomo").mkdir()
+        packed = gzip.compress(json.dumps(sample).encode())
+        (tmp_path / "locomo" / "locomo.jsonl.gz").write_bytes(packed)
+        return tmp_path
+
+    def test_its_questions_are_those_with_an_answer_and_sound_evidence(
+        self, tmp_path: Path
+    ) -> None:
+        [(name, texts, probes)] = locomo(self.folder(tmp_path))
+        assert name == "one"
+        assert texts == {"D1:1": "Ada: I sold the boat.", "D1:2": "Bo: A pity."}
+        assert probes == [Probe("What was sold?", frozenset({"D1:1"}))]
+
+    def test_a_folder_without_it_is_an_error_that_names_the_file(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"locomo\.jsonl\.gz"):
+            next(locomo(tmp_path))
+
+
+class TestRankers:
+    def test_bm25_finds_words_and_survives_quotes_and_operators(self, setting: Setting) -> None:
+        rank = bm25({"a": "the red fox", "b": "a blue whale"}, setting.resources)
+        assert rank('whales" OR NEAR(', 5) == ["b"]
+        assert rank("?!", 5) == []
+
+    def test_chance_is_k_over_n(self) -> None:
+        texts = {str(n): "" for n in range(20)}
+        probes = [Probe("?", frozenset({str(n % 20)})) for n in range(2000)]
+        assert score(chance(texts, Random(0)), probes, (5,))["recall@5"] == pytest.approx(
+            0.25, abs=0.05
+        )
+
+    def test_an_agent_finds_the_turn_that_has_the_words(self, setting: Setting) -> None:
+        turns = {"t1": ("The heron stands in the reeds.", "Yes."), "t2": ("It rains.", "It does.")}
+        home = told(setting, Dialogue(turns, ()))
+        with setting.agent("scm:gate=always", home=home) as agent:
+            assert ranking(agent)("Where does the heron stand?", 1) == ["t1"]
+
+    def test_our_index_and_its_parts_are_all_measured(self, setting: Setting) -> None:
+        [table] = recall.needles(setting, SMALL)
+        assert [row["system"] for row in table.rows] == [
+            "hybrid index (ours)",
+            "BM25 (FTS5 directly)",
+            "MiniLM + matrix product",
+            "MiniLM + Chroma directly",
+            "chance",
+        ]
+        assert all(0 <= scm.number(table, str(r["system"]), "recall@10") <= 1 for r in table.rows)
+
+
+class TestTheStreamsBench:
+    def test_a_question_that_was_asked_leaves_no_trace(self, setting: Setting) -> None:
+        with setting.agent("scm:gate=always", home=told(setting, SMALL)) as agent:
+            before = (agent.memories[0].digest(), agent.turns(50, session="dialogue"))
+            ask(agent, SMALL.probes[0].question)
+            assert (agent.memories[0].digest(), agent.turns(50, session="dialogue")) == before
+
+    def test_who_is_shown_the_answer_gives_it_and_nobody_else(self, setting: Setting) -> None:
+        table = answering.answers(setting, SMALL)
+        assert scm.number(table, answering.NOTHING.name, "containment") == 0
+        assert scm.number(table, answering.CEILING.name, "containment") == 1
+        for row in table.rows:
+            assert scm.number(table, str(row["system"]), "prompt tokens max") <= row["limit"]  # type: ignore[operator]
+
+    def test_the_conversation_before_the_question_reaches_the_model(self, setting: Setting) -> None:
+        with setting.agent("recent:turns=4", home=told(setting, SMALL)) as agent:
+            ask(agent, "And now?")
+            [asked] = agent.llm.asked  # type: ignore[attr-defined]
+            shown = [str(message.content) for message in asked.messages]
+        last_four = [text for turn in list(SMALL.turns.values())[-4:] for text in turn]
+        assert shown[1:-1] == last_four
+
+    def test_the_gate_table_has_both_gates_and_a_rule_of_thumb(self, setting: Setting) -> None:
+        rows = answering.gate(setting, SMALL).rows
+        assert [row["system"] for row in rows] == [
+            "gate=similarity",
+            "gate=llm",
+            "a first-person word",
+        ]
+        assert all(0 <= float(str(row["AUC"])) <= 1 for row in rows)
+
+    def test_a_document_is_read_beside_its_baselines(self, setting: Setting) -> None:
+        table = reading.documents(setting)
+        assert [row["system"] for row in table.rows] == [
+            "summary tree (SCM)",
+            "without context (RecursiveSum)",
+            "full context: one prompt",
+            "the first 120 tokens",
+        ]
+        tree = table.rows[0]
+        assert tree["prompt + reply max"] <= reading.LIMITS["context"]  # type: ignore[operator]
+        assert tree["depth"] <= tree["depth bound"]  # type: ignore[operator]
+
+    def test_a_long_conversation_is_cut_to_its_window(self, setting: Setting) -> None:
+        first, last = reading.long_conversation(setting, turns=8).rows
+        assert last["prompt tokens max"] <= last["limit"]  # type: ignore[operator]
+        assert first["system"] == "first 4 turns"
+
+    def test_speed_has_the_bare_thing_below_each_of_ours(
+        self, setting: Setting, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(speed, "_starts", lambda setting: [])
+        rows = speed.speed(setting, SMALL).rows
+        assert [row["system"] for row in rows] == [
+            "first token, through the agent",
+            "first token, the same prompt to the model",
+            "write a turn: ledger and store",
+            "MiniLM and Chroma directly",
+        ]
+
+    def test_a_target_holds_on_its_bound_and_not_beyond(self) -> None:
+        assert scm.at_most("x", 0.1, 0.1)["held"] and not scm.at_most("x", 0.11, 0.1)["held"]
+        assert scm.at_least("x", 0.6, 0.6)["held"] and not scm.at_least("x", 0.59, 0.6)["held"]
+
+
+def toy(setting: Setting) -> Iterator[Table]:
+    """A bench that measures nothing much."""
+    yield Table(
+        title="toy",
+        rows=[
+            {"system": "ours", "recall@1": 0.5, "ms": Spread.of([1, 2, 4]), "held": True},
+            {"system": "chance", "recall@1": setting.rng("x").random(), "held": False},
+        ],
+        plot=("recall@1", "ms"),
+        published=[{"system": "theirs", "model": "big-model", "recall": 93.5}],
+        source="a paper",
+    )
+
+
+class TestHarness:
+    @pytest.fixture(autouse=True)
+    def a_toy_bench(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(BENCHES._rows, "toy", f"{__name__}:toy")
+        monkeypatch.setattr(BENCHES, "load", lambda name: toy)
+
+    def test_a_report_keeps_versions_seed_and_configuration_beside_the_numbers(
+        self, tmp_path: Path
+    ) -> None:
+        report = run_bench("toy", seed=7)
+        path = report.save(tmp_path / "new")
+        kept = json.loads(path.read_text())
+        assert kept["setting"] | {"seed": 7, "full": False} == kept["setting"]
+        assert {"python", "palimpsest", "torch", "transformers", "chromadb", "commit"} <= (
+            kept["environment"].keys()
+        )
+        assert kept["tables"][0]["rows"][0]["ms"] == {
+            "median": 2,
+            "low": 1.5,
+            "high": 3,
+            "n": 3,
+        }
+        assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+    def test_the_same_seed_draws_the_same_numbers(self) -> None:
+        def drawn(seed: int) -> object:
+            return run_bench("toy", seed=seed).tables[0].rows[1]["recall@1"]
+
+        assert drawn(1) == drawn(1) != drawn(2)
+
+    def test_published_numbers_stand_in_a_table_of_their_own(self) -> None:
+        console = Console(record=True, width=120)
+        [table] = toy(Setting(0, False, None, Path()))
+        show_table(table, console)
+        ours, theirs = console.export_text().split("published elsewhere")
+        assert "93.5" not in ours and "big-model" in theirs and "a paper" in theirs
+        assert "2 (1.5–3)" in ours and "yes" in ours and "NO" in ours
+
+    def test_a_data_folder_that_is_not_there_is_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="is not a folder"):
+            run_bench("toy", data=tmp_path / "none")
+
+    def test_the_command_prints_one_document_and_keeps_it(self, tmp_path: Path) -> None:
+        result = CliRunner().invoke(app, ["bench", "toy", "--json", "--out", str(tmp_path)])
+        assert result.exit_code == 0, result.output
+        document: Mapping[str, object] = json.loads(result.stdout)
+        assert document["bench"] == "toy"
+        assert json.loads(Path(str(document["file"])).read_text())["tables"] == document["tables"]
+
+
+def test_an_unknown_bench_lists_those_there_are() -> None:
+    with pytest.raises(UnknownName, match="recall, scm"):
+        run_bench("speed-of-light")
+
+
+def test_every_row_of_the_registry_leads_to_a_bench() -> None:
+    assert {name: callable(BENCHES.load(name)) for name in BENCHES} == {
+        "recall": True,
+        "scm": True,
+    }
+
+
+def test_outside_a_checkout_there_is_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "__file__", str(tmp_path / "apps" / "bench" / "harness.py"))
+    assert harness.commit() is None

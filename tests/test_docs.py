@@ -1,0 +1,42 @@
+"""What the pages promise is so: generated pages are fresh, examples run, links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import palimpsest
+import pytest
+
+ROOT = Path(palimpsest.__file__).parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+GENERATE = ["-m", "typer", "palimpsest.apps.cli", "utils", "docs", "--name", "palimpsest"]
+
+
+def test_the_command_line_page_is_what_the_help_texts_make(tmp_path: Path) -> None:
+    fresh = tmp_path / "cli.md"
+    command = [sys.executable, *GENERATE, "--title", "Command line", "--output", str(fresh)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert fresh.read_text() == (ROOT / "docs" / "cli.md").read_text(), (
+        f"docs/cli.md is stale; run: python {' '.join(GENERATE)} --title 'Command line'"
+        " --output docs/cli.md"
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.model
+def test_the_readmes_example_runs(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "The wifi password is heron." in done.stdout.splitlines()[-2]
+    assert "('The wifi password is tulip.', False)" in done.stdout
+    assert (tmp_path / "mine" / "ledger.sqlite3").exists()
