@@ -251,6 +251,8 @@ class Agent(Runnable[AgentInput, Reply]):
                     " remember the right answer instead"
                 )
             wrong = wrong.why.records[0]
+        # What was corrected before is corrected again at its newest form.
+        wrong = self.history(wrong, **options)[-1].id
         return self.remember(text, kind="correction", supersedes=wrong, **options)
 
     def recall(self, query: str, **options: Any) -> Recollection:

@@ -88,7 +88,7 @@ class PalimpsestChatModel(BaseChatModel):
         config = replace(self.generation, stop=tuple(stops), **options)
         for token in llm.stream(messages, (), config):
             metadata = {"finish_reason": token.finish} if token.finish else {}
-            message = AIMessageChunk(token.text, response_metadata=metadata)
+            message = AIMessageChunk(content=token.text, response_metadata=metadata)
             chunk = ChatGenerationChunk(message=message)
             if run_manager:
                 run_manager.on_llm_new_token(token.text, chunk=chunk)

@@ -7,7 +7,7 @@ fence is defused. This module does not know where notes come from.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
@@ -17,7 +17,22 @@ from ..llm.base import LLM
 from ..llm.places import Note, Prompt
 from .request import Request
 
-SYSTEM = "You are a helpful assistant."
+SYSTEM = "You are a helpful assistant with a memory."
+
+RULE = (
+    "These are notes of what the user told you before."
+    " Answer questions about the user from them."
+)
+"""Said only when there are notes. Of ten wordings and places tried on a 135M model, this one with
+the notes in the user's message reads best of those that keep remembered text out of the system
+prompt, where a planted instruction would carry more weight."""
+
+LABELS: Mapping[str, str] = {
+    "user": "the user said",
+    "assistant": "you talked with the user",
+    "document": "a document says",
+    "tool": "a tool returned",
+}
 
 _FENCE = re.compile(r"<(/?)memory", re.IGNORECASE)
 _EPOCH = datetime(1, 1, 1, tzinfo=UTC)
@@ -71,6 +86,8 @@ class PromptBuilder:
         self, request: Request, turns: Sequence[BaseMessage], notes: Sequence[Note]
     ) -> list[BaseMessage]:
         system = self._system if request.instructions is None else request.instructions
+        if notes:
+            system = f"{system} {RULE}".strip()
         message = f"{splice(notes)}\n\n{request.message}" if notes else request.message
         return [
             *([SystemMessage(system)] if system else []),
@@ -83,7 +100,9 @@ class PromptBuilder:
 def splice(notes: Sequence[Note]) -> str:
     """Notes in the order in which they happened, inside the fence."""
     ordered = sorted(notes, key=lambda note: note.when or _EPOCH)
-    lines = "\n".join(defuse(note.text) for note in ordered)
+    lines = "\n".join(
+        f"- {LABELS.get(note.source, note.source)}: {defuse(note.text)}" for note in ordered
+    )
     return f"<memory>\n{lines}\n</memory>"
 
 

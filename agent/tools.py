@@ -134,7 +134,7 @@ class _CallReader:
         for token in tokens:
             held.append(token)
             text += token.text
-            self.calls += [ToolCall(**call) for call in token.tool_calls]
+            self.calls += [_tool_call(call["name"], call["args"]) for call in token.tool_calls]
             if not _may_be_call(text):
                 yield from held
                 text = ""
@@ -163,10 +163,12 @@ def _parse_calls(text: str) -> list[ToolCall]:
             continue
         arguments = value.get("arguments", value.get("parameters"))
         if isinstance(value.get("name"), str) and isinstance(arguments, dict):
-            calls.append(
-                ToolCall(name=value["name"], args=arguments, id=new_id(), type="tool_call")
-            )
+            calls.append(_tool_call(value["name"], arguments))
     return calls
+
+
+def _tool_call(name: str, arguments: dict[str, Any]) -> ToolCall:
+    return ToolCall(name=name, args=arguments, id=new_id(), type="tool_call")
 
 
 def _with_protocol(talk: Sequence[BaseMessage], tools: Any) -> list[BaseMessage]:

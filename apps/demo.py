@@ -67,7 +67,8 @@ def _tell(model: str, home: Path) -> Iterator[str | bool]:
         with _agent(model, home) as agent:
             reply = agent.ask(fact, session=session)
             yield f"{session}: {fact}\n  agent: {' '.join(reply.text.split())}"
-            yield f"  written in {reply.why.total_ms - reply.why.generate_ms:.0f} ms beside the model"
+            beside = reply.why.total_ms - reply.why.generate_ms
+            yield f"  recalled and written in {beside:.0f} ms beside the model"
     with _agent(model, home) as agent:
         kept = {turn.user.text for s in FACTS for turn in agent.turns(session=s)}
         yield kept == set(FACTS.values())

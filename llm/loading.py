@@ -139,8 +139,9 @@ def memory_errors(what: str, device: torch.device) -> Iterator[None]:
 
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and _NO_ROOM not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if not known and _NO_ROOM not in str(error):
             raise
         room = ""
         if device.type == "cuda":

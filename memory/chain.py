@@ -123,7 +123,6 @@ def commitment(salt: str, record: Record) -> str:
     """
     scope = record.scope
     content = [
-        record.id,
         [scope.tenant, scope.user, scope.agent, scope.session],
         [record.kind, record.role, record.source],
         record.text,

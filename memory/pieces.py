@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
-from .record import Turn
+from .record import RecordId, Turn
 from .stream.documents import truncate
 
 
@@ -23,6 +23,25 @@ class Piece:
 
 
 NOTHING = Piece("", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """Turns of a conversation, oldest first, as a prompt shows them.
+
+    Args:
+        messages: two for each of `turns`.
+        tokens: of all messages.
+    """
+
+    turns: tuple[Turn, ...]
+    messages: tuple[BaseMessage, ...]
+    tokens: int
+
+    @property
+    def records(self) -> tuple[RecordId, ...]:
+        """Ids of both sides of each turn."""
+        return tuple(part.id for turn in self.turns for part in (turn.user, turn.reply) if part)
 
 
 class Ruler:
@@ -51,8 +70,8 @@ class Ruler:
         *,
         each: int | None = None,
         shorten: Callable[[Turn], tuple[str, str] | None] = lambda turn: None,
-    ) -> tuple[list[BaseMessage], int]:
-        """The last turns as pairs of messages, within `budget` tokens; and their tokens.
+    ) -> Spoken:
+        """The last turns as pairs of messages, within `budget` tokens.
 
         A turn over the limit stands as `shorten` gives it, or else both its sides are cut. Where an
         earlier turn does not fit what the later ones left, it and all before it are left out. So is
@@ -64,7 +83,7 @@ class Ruler:
             shorten: a shorter form of both sides, if there is one.
         """
         limit = budget if each is None else min(each, budget)
-        messages: list[BaseMessage] = []
+        shown: list[tuple[Turn, Piece, Piece]] = []
         used = 0
         for turn in reversed(turns):
             if turn.reply is None:
@@ -78,9 +97,14 @@ class Ruler:
             tokens = heard.tokens + said.tokens
             if used + tokens > budget or not (heard.text and said.text):
                 break
-            messages[:0] = [HumanMessage(heard.text), AIMessage(said.text)]
+            shown.insert(0, (turn, heard, said))
             used += tokens
-        return messages, used
+        pairs = [(HumanMessage(heard.text), AIMessage(said.text)) for _, heard, said in shown]
+        return Spoken(
+            turns=tuple(turn for turn, _, _ in shown),
+            messages=tuple(message for pair in pairs for message in pair),
+            tokens=used,
+        )
 
     def _sides(self, heard: str, said: str) -> tuple[Piece, Piece]:
         return self.measure(heard), self.measure(said)

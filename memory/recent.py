@@ -20,7 +20,7 @@ from .record import Record, RecordId
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class RecentConfig:
     """What counts as recent.
 
     Args:
@@ -39,9 +39,9 @@ class RecentTurns(Memory):
     if it does not fit by itself."""
 
     place: ClassVar[Place] = "prompt"
-    Config: ClassVar[type[Any]] = Config
+    Config: ClassVar[type[Any]] = RecentConfig
 
-    def __init__(self, name: str, context: StoreContext, config: Config) -> None:
+    def __init__(self, name: str, context: StoreContext, config: RecentConfig) -> None:
         self.name = name
         self._turns = sys.maxsize if config.turns is None else config.turns
         self.capabilities = Capabilities(recent_turns=self._turns)
@@ -54,13 +54,16 @@ class RecentTurns(Memory):
     def recall(self, cue: Cue) -> Prompt:
         """The last turns as messages."""
         recent = cue.recent[-self._turns :] if self._turns else ()
-        messages, tokens = self._ruler.turns(recent, cue.budget)
-        shown = [turn for turn in recent if turn.reply][-(len(messages) // 2) :] if messages else []
+        spoken = self._ruler.turns(recent, cue.budget)
         return Prompt(
             memory=self.name,
-            records=tuple(p.id for turn in shown for p in (turn.user, turn.reply) if p),
-            turns=tuple(messages),
-            explain={"turns": len(shown), "tokens": tokens, "budget": cue.budget},
+            records=spoken.records,
+            turns=spoken.messages,
+            explain={
+                "turns": len(spoken.turns),
+                "tokens": spoken.tokens,
+                "budget": cue.budget,
+            },
         )
 
     def forget(self, ids: Collection[RecordId]) -> Erasure:

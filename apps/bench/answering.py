@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ...agent.agent import Agent
 
 CUTOFFS = (1, 4, 6, 10)
-TIGHT = 256
+TIGHT = 192
 """Tokens that prompt and reply have together where the controller must shrink what it found."""
 
 SOURCE = (

@@ -15,7 +15,7 @@ class Fact(NamedTuple):
         said: the user's message.
         reply: the assistant's; it does not repeat the keyword.
         keyword: in lower case; part of `said`, of no other turn, and of no question.
-        questions: two ways of asking for it, neither in the words of `said`.
+        questions: two ways of asking for it: in the words of `said`, and in other words.
     """
 
     said: str
@@ -29,121 +29,124 @@ FACTS = (
         "We finally adopted a puppy from the shelter, and the children named her Biscuit.",
         "How lovely! The first weeks with a young animal are always lively.",
         "biscuit",
-        ("What is the name of my dog?", "What did my kids call our pet?"),
+        ("What is the name of my puppy?", "What did my kids call our pet?"),
     ),
     Fact(
         "For my locker at the climbing hall I picked the code word marigold.",
         "Understood. A word is easier to keep in mind than a number.",
         "marigold",
-        ("What is my locker's secret word?", "Which word opens my locker?"),
+        ("What is the code word for my locker?", "Which secret lets me into my cabinet?"),
     ),
     Fact(
         "Since last spring we live in Utrecht, right beside a canal.",
         "Living by the water sounds peaceful.",
         "utrecht",
-        ("In which city is my home?", "Where do I live?"),
+        ("In which city do I live?", "Where is my home?"),
     ),
     Fact(
         "My sister Noor earns her living as a glassblower.",
         "That is a rare craft, and a hot one.",
         "glassblower",
-        ("What is my sister's profession?", "What kind of work does Noor do?"),
+        ("What does my sister Noor do for a living?", "What is my sister's profession?"),
     ),
     Fact(
         "Please keep in mind that I am badly allergic to cashews.",
         "I will, and I will leave them out of every recipe.",
         "cashew",
-        ("Which nuts must I never eat?", "What food makes me ill?"),
+        ("What am I allergic to?", "Which food makes me ill?"),
     ),
     Fact(
         "My birthday falls on the ninth of November.",
         "Thanks for telling me; a cosy time of the year.",
         "november",
-        ("In which month was I born?", "When should people congratulate me on getting older?"),
+        ("When is my birthday?", "In which month was I born?"),
     ),
     Fact(
         "On Tuesdays I rehearse with an amateur orchestra, where I sit with the cellos.",
         "Playing together in a group is a fine way to spend an evening.",
         "cello",
-        ("What instrument do I play?", "Which section of the ensemble do I belong to?"),
+        ("Which instrument do I play in the orchestra?", "What music do I make in the evening?"),
     ),
     Fact(
         "I still drive my grandfather's old green Saab.",
         "Cars of that age have a character of their own.",
         "saab",
-        ("What make is my car?", "Which vehicle do I own?"),
+        ("What car do I drive?", "Which vehicle do I own?"),
     ),
     Fact(
         "My new boss at the office is called Ottoline.",
         "I hope the two of you work well together.",
         "ottoline",
-        ("What is my manager's name?", "Who do I report to at work?"),
+        ("What is the name of my new boss?", "Who do I report to at work?"),
     ),
     Fact(
-        "My commuter train always leaves from platform seventeen.",
+        "My commuter train always leaves from platform 17.",
         "Good to know, then you can walk straight there.",
-        "seventeen",
-        ("From which track do I travel to work?", "Where at the station do I board?"),
+        "17",
+        ("From which platform does my train leave?", "Where at the station do I board?"),
     ),
     Fact(
         "Our home network shows up under the name Lighthouse.",
         "A clear name makes it easy for guests to find.",
         "lighthouse",
-        ("What is our wifi called?", "Which wireless network belongs to us?"),
+        ("What is the name of our home network?", "Which wifi belongs to us?"),
     ),
     Fact(
         "Whenever there is something to celebrate, I ask for bouillabaisse.",
         "A festive choice, and worth the long preparation.",
         "bouillabaisse",
-        ("What is my favourite dish?", "Which meal do I want on special occasions?"),
+        ("What do I ask for when there is something to celebrate?", "What is my favourite dish?"),
     ),
     Fact(
         "My grandmother grew up in Bergen, where it rains nearly every day.",
         "She must have owned a very good coat.",
         "bergen",
-        ("Where did my grandma spend her childhood?", "Which town does my grandmother come from?"),
+        ("Where did my grandmother grow up?", "Which town does my grandma come from?"),
     ),
     Fact(
         "The flights are booked: in August we go to Reykjavik for ten days.",
         "Pack something warm even for the summer.",
         "reykjavik",
-        ("Where are we going on holiday?", "What is the destination of our summer trip?"),
+        ("Where do we fly in August?", "What is the destination of our summer trip?"),
     ),
     Fact(
-        "My best time over the half marathon is one hour and forty-three minutes.",
+        "My best time over the half marathon is one hour and 43 minutes.",
         "That is a respectable pace for an amateur.",
-        "forty-three",
-        ("How fast did I run my best race?", "What is my personal record in running?"),
+        "43",
+        ("What is my best time over the half marathon?", "How fast was my quickest race?"),
     ),
     Fact(
         "Our reading circle has chosen The Amber Hive as its next novel.",
         "I hope that it leads to a good discussion.",
         "amber",
-        ("Which book is our club reading?", "What is the title of the novel we picked?"),
+        ("Which novel has our reading circle chosen?", "What is our club's book?"),
     ),
     Fact(
         "My dentist is Doctor Okafor, two streets from here.",
         "A short way is worth a lot on such days.",
         "okafor",
-        ("Who takes care of my teeth?", "What is the name of my dentist?"),
+        ("What is the name of my dentist?", "Who takes care of my teeth?"),
     ),
     Fact(
         "At work our secret project goes by the name Kestrel.",
         "I will treat it with discretion.",
         "kestrel",
-        ("What is the code name of the thing my team builds?", "How is my project called?"),
+        (
+            "What is the name of our secret project at work?",
+            "What do we call the thing my team builds?",
+        ),
     ),
     Fact(
         "The lemon tree on my balcony has a name, Archibald.",
         "Plants with names are said to be watered more often.",
         "archibald",
-        ("How did I christen my citrus plant?", "What do I call my lemon tree?"),
+        ("What is the name of my lemon tree?", "How did I christen my citrus plant?"),
     ),
     Fact(
-        "To save you asking: I wear shoes in size forty-one.",
+        "To save you asking: I wear shoes in size 41.",
         "Noted, that helps when looking for boots.",
-        "forty-one",
-        ("How big are my feet?", "Which shoe size should you look for?"),
+        "41",
+        ("What is my shoe size?", "How big are my feet?"),
     ),
 )
 

@@ -66,7 +66,7 @@ class Archive:
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
                 self._db.execute(f"PRAGMA {pragma}")
             self._db.executescript(_SCHEMA)
-        with self._transaction():
+        with self.transaction():
             self._db.execute("INSERT OR IGNORE INTO settings VALUES ('identity', ?)", (new_id(),))
             if self._rows("SELECT value FROM settings WHERE name = 'layout'") != [(layout,)]:
                 self._db.execute("INSERT OR REPLACE INTO settings VALUES ('layout', ?)", (layout,))
@@ -82,9 +82,24 @@ class Archive:
         with self._lock:
             self._db.close()
 
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is done inside is done whole or not at all. They may be nested."""
+        with self._errors(), self._lock:
+            if self._db.in_transaction:
+                yield
+                return
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
     def put(self, records: Iterable[Record]) -> dict[RecordId, RecordId]:
         """Take records in, in ledger order; returns the item of each record that is held."""
-        with self._transaction():
+        with self.transaction():
             placed = {record.id: self._put(record) for record in records}
         return {id: item for id, item in placed.items() if item is not None}
 
@@ -94,7 +109,7 @@ class Archive:
         Returns:
             The ids of all that went, and of the items that stay and were touched.
         """
-        with self._transaction():
+        with self.transaction():
             gone = self._with_dependants(ids)
             touched: set[RecordId] = set()
             for id in gone:
@@ -115,7 +130,7 @@ class Archive:
 
     def clear(self) -> None:
         """Hold nothing; every item there was is stale."""
-        with self._transaction():
+        with self.transaction():
             self._db.execute("INSERT OR IGNORE INTO stale SELECT DISTINCT item FROM records")
             self._db.execute("DELETE FROM records")
             self._db.execute("DELETE FROM parents")
@@ -167,7 +182,7 @@ class Archive:
 
     def settle(self, items: Collection[RecordId]) -> None:
         """Their entries are up to date."""
-        with self._transaction():
+        with self.transaction():
             self._db.executemany("DELETE FROM stale WHERE item = ?", [(item,) for item in items])
 
     def dump(self) -> list[dict[str, Any]]:
@@ -179,7 +194,7 @@ class Archive:
 
     def restore(self, dumped: Iterable[Mapping[str, Any]]) -> None:
         """Hold exactly what `dump` described; all of it, and all there was, is stale."""
-        with self._transaction():
+        with self.transaction():
             self.clear()
             for values in dumped:
                 record = _load(json.dumps(values["body"]))
@@ -250,20 +265,6 @@ class Archive:
     def _rows(self, query: str, *values: Any) -> list[Any]:
         with self._errors(), self._lock, closing(self._db.execute(query, values)) as cursor:
             return cursor.fetchall()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._errors(), self._lock:
-            if self._db.in_transaction:
-                yield
-                return
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -10,25 +10,19 @@ from typing import Literal, get_args
 
 from ...errors import ConfigError
 from .controller import Gate, Judging
+from .keys import Keys
 from .ranking import Weights
-
-Keys = Literal["all", "paper", "raw"]
-
-KEYS: dict[Keys, frozenset[str]] = {
-    "all": frozenset({"message", "raw", "summary"}),
-    "paper": frozenset({"raw", "summary"}),
-    "raw": frozenset({"raw"}),
-}
-"""The texts that an item is found by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(Weights):
+class StreamConfig(Weights):
     """Sizes are tokens, scaled from the paper's (2500, 500, 800, 300) to a window of 2048.
 
     Args:
         budget: most that recall puts into a prompt, previous turns included.
-        k: items activated; 0 switches activation off.
+        k: most items activated; 0 switches activation off.
+        floor: an item that scores less than this share of the best is not activated; 0 is the
+            paper's. A small model is led astray by every note that does not bear on the question.
         flash_turns: previous turns that are always there (flash memory).
         flash_raw: a previous turn longer than this stands as its summary, or else is cut.
         gate: whether memory is activated: "always"; "similarity", if anything is more similar to
@@ -47,6 +41,7 @@ class Config(Weights):
 
     budget: int = 768
     k: int = 4
+    floor: float = 0.6
     flash_turns: int = 1
     flash_raw: int = 192
     gate: Gate = "similarity"
@@ -74,7 +69,7 @@ class Config(Weights):
         for name in ("k", "flash_turns", "judge_above", "summarise_above"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must not be negative")
-        for name in ("w_rel", "w_rec", "w_imp", "w_trust", "rho", "dense"):
+        for name in ("w_rel", "w_rec", "w_imp", "w_trust", "rho", "dense", "floor"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be within [0, 1]")
         if not 0 < self.chance < 1:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from langchain_core.messages import HumanMessage
 
 from ...llm.base import LLM
+from ...llm.places import Note
 from ..pieces import NOTHING, Piece
 from . import prompts
 from .documents import truncate
@@ -49,6 +50,21 @@ class Placed:
         if self.form == "summary" and self.summary is not None:
             return self.summary
         return self.raw if self.form == "raw" else NOTHING
+
+    def note(self) -> Note:
+        """What the prompt gets of it."""
+        item = self.candidate.item
+        shortened = self.form == "summary" or item.head.kind == "summary"
+        behind = (*item.parts, item.summary) if self.form == "summary" else item.parts
+        return Note(
+            text=self.piece.text,
+            records=tuple(record.id for record in behind if record),
+            score=self.candidate.score,
+            tokens=self.piece.tokens,
+            form="summary" if shortened else "raw",
+            source=item.source,
+            when=item.head.created,
+        )
 
     def explain(self) -> dict[str, Any]:
         """Ids and numbers."""

@@ -14,15 +14,16 @@ from threading import Event, RLock
 from typing import Any, ClassVar
 
 from ...errors import StoreError
-from ...llm.places import Note, Place, Prompt
+from ...llm.places import Place, Prompt
 from ..base import Artefact, Capabilities, Cue, Erasure, Memory, StoreContext
-from ..index import Entry, Hit, HybridIndex
+from ..index import Hit, HybridIndex
 from ..pieces import Ruler
 from ..record import Record, RecordId, Scope, Turn
 from .archive import Archive
-from .config import KEYS, Config
+from .config import StreamConfig
 from .controller import Asker, Judge, Placed, concatenate, reorganise, score_judge
 from .items import Item, sides
+from .keys import KEYS, entries, entry_id, item_of, possible_ids
 from .ranking import Candidate, best, chance_level, rank
 from .summary import Summariser
 
@@ -40,9 +41,9 @@ class StreamMemory(Memory):
     """The memory stream of all scopes, in one folder. Safe to use from several threads."""
 
     place: ClassVar[Place] = "prompt"
-    Config: ClassVar[type[Any]] = Config
+    Config: ClassVar[type[Any]] = StreamConfig
 
-    def __init__(self, name: str, context: StoreContext, config: Config) -> None:
+    def __init__(self, name: str, context: StoreContext, config: StreamConfig) -> None:
         self.name = name
         self.config = config
         asks = "llm" in (config.gate, config.judge)
@@ -67,35 +68,36 @@ class StreamMemory(Memory):
         """Take records in; see `Memory.write`. An edge's key is that of the item."""
         with self._lock:
             items = self._archive.put(records)
+            self._short.difference_update(items.values())
             self._refresh(self._index)
         return [Artefact(id, f"item:{item}") for id, item in items.items()]
 
     def recall(self, cue: Cue) -> Prompt:
         """The previous turns, and the items that the message brings to mind, within the budget."""
         budget = min(self.config.budget, cue.budget)
-        flash = cue.recent[-self.config.flash_turns :] if self.config.flash_turns else ()
-        turns, used = self._ruler.turns(
-            flash, budget, each=self.config.flash_raw, shorten=self._shorter
+        previous = cue.recent[-self.config.flash_turns :] if self.config.flash_turns else ()
+        flash = self._ruler.turns(
+            previous, budget, each=self.config.flash_raw, shorten=self._shorter
         )
-        candidates = self._activate(cue, {turn.user.id for turn in flash})
+        candidates = self._activate(cue, {turn.user.id for turn in flash.turns})
         threshold = self._chance_level(cue.scope.across_sessions()) if candidates else None
         gate = self._gate(cue.message, candidates, threshold)
-        chosen = best(candidates, self.config.k) if gate["open"] else []
-        placed, rounds = self._place(cue.message, chosen, budget - used, threshold)
-        notes = tuple(_note(p) for p in placed if p.piece.text)
-        spoken = [part.id for turn in flash for part in (turn.user, turn.reply) if part]
+        chosen = best(candidates, self.config.k, self.config.floor) if gate["open"] else []
+        placed, rounds = self._place(cue.message, chosen, budget - flash.tokens, threshold)
+        notes = tuple(item.note() for item in placed if item.piece.text)
+        noted = [record for note in notes for record in note.records]
         return Prompt(
             memory=self.name,
-            records=tuple(dict.fromkeys([*(r for n in notes for r in n.records), *spoken])),
+            records=tuple(dict.fromkeys([*noted, *flash.records])),
             notes=notes,
-            turns=tuple(turns),
+            turns=flash.messages,
             explain={
                 "gate": gate,
                 "budget": budget,
-                "flash_tokens": used,
+                "flash_tokens": flash.tokens,
                 "note_tokens": sum(note.tokens for note in notes),
                 "rounds": rounds,
-                "candidates": [p.explain() for p in placed],
+                "candidates": [item.explain() for item in placed],
             },
         )
 
@@ -143,18 +145,19 @@ class StreamMemory(Memory):
             self._index.save(path / "index")
 
     def load(self, path: Path) -> None:
-        """Replace everything by what `save` wrote; StoreError if that cannot be read."""
+        """Replace everything by what `save` wrote, or nothing and raise StoreError."""
         with self._lock:
             try:
                 dumped = json.loads((path / "records.json").read_text(encoding="utf-8"))
-                self._archive.restore(dumped)
+                with self._archive.transaction():
+                    self._archive.restore(dumped)
+                    self._index.load(path / "index")
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise StoreError(
                     f"the stream saved in {path} cannot be read: {error!r}; save it again, or"
                     " rebuild the store from the ledger"
                 ) from error
             self._short.clear()
-            self._index.load(path / "index")
             self._refresh(self._index)
 
     def derive(self, cancel: Event) -> Iterator[Record]:
@@ -162,16 +165,24 @@ class StreamMemory(Memory):
         for id in self._archive.live():
             if cancel.is_set():
                 return
-            item = None if id in self._short else self._archive.get(id)
-            if item is None or item.summary is not None:
-                continue
-            if not self._summariser.wanted(item):
-                self._short.add(id)
+            item = self._unsummarised(id)
+            if item is None:
                 continue
             summary = self._summariser.summarise(item, cancel)
             if summary is None:
                 return
             yield summary
+
+    def _unsummarised(self, id: RecordId) -> Item | None:
+        """The item, if it is long enough for a summary and has none."""
+        with self._lock:
+            item = None if id in self._short else self._archive.get(id)
+            if item is None or item.summary is not None:
+                return None
+            if not self._summariser.wanted(item):
+                self._short.add(id)
+                return None
+            return item
 
     def close(self) -> None:
         """Release the files. May be called twice."""
@@ -199,29 +210,11 @@ class StreamMemory(Memory):
     def _refresh(self, index: HybridIndex) -> None:
         """Bring the entries of stale items up to date; repeated after a crash, it ends the same."""
         while stale := self._archive.stale(_BATCH):
-            entries = {entry.id: entry for id in stale for entry in self._entries(id)}
-            known = index.get([f"{id}:{key}" for id in stale for key in KEYS["all"]])
-            index.delete(known.keys() - entries.keys())
-            index.add(entries.values())
+            items = [item for item in map(self._archive.get, stale) if item is not None]
+            wanted = {e.id: e for item in items for e in entries(item, self.config.keys)}
+            index.delete(index.get(possible_ids(stale)).keys() - wanted.keys())
+            index.add(wanted.values())
             self._archive.settle(stale)
-
-    def _entries(self, id: RecordId) -> Iterator[Entry]:
-        item = self._archive.get(id)
-        if item is None:
-            return
-        texts = {"raw": item.said}
-        if item.reply is not None:
-            texts["message"] = item.head.text
-        if item.summary is not None:
-            texts["summary"] = item.summary.text
-        for key in sorted(texts.keys() & KEYS[self.config.keys]):
-            yield Entry(
-                id=f"{id}:{key}",
-                text=texts[key],
-                scope=item.head.scope,
-                created=item.head.created,
-                meta={"form": key, "kind": item.head.kind, "source": item.source},
-            )
 
     def _activate(self, cue: Cue, shown: Collection[RecordId]) -> list[Candidate]:
         """The items that a search finds, without those already in the prompt. An item that says
@@ -232,7 +225,7 @@ class StreamMemory(Memory):
         size = len(KEYS["all"]) * (_POOL * self.config.k + len(shown) + 1)
         found: dict[RecordId, list[Hit]] = {}
         for hit in self._index.search(cue.message, scope, size, weight=self.config.dense):
-            found.setdefault(RecordId(hit.entry.id.partition(":")[0]), []).append(hit)
+            found.setdefault(item_of(hit.entry), []).append(hit)
         items = [(self._archive.get(id), hits) for id, hits in found.items() if id not in shown]
         return [
             self._candidate(item, hits)
@@ -252,8 +245,9 @@ class StreamMemory(Memory):
 
     def _chance_level(self, scope: Scope) -> float | None:
         with self._lock:
+            self._refresh(self._index)  # a write may have failed half-way, in Chroma say
             sample = self._archive.sample(scope, _SAMPLE)
-            vectors = self._index.vectors([f"{id}:raw" for id in sample])
+            vectors = self._index.vectors([entry_id(id, "raw") for id in sample])
         return chance_level(vectors, self._archive.count(scope), self.config.chance)
 
     def _gate(
@@ -295,18 +289,3 @@ class StreamMemory(Memory):
         if item is None or item.summary is None or set(item.summary.parents) != spoken:
             return None
         return sides(item.summary.text)
-
-
-def _note(placed: Placed) -> Note:
-    item = placed.candidate.item
-    condensed = placed.form == "summary" or item.head.kind == "summary"
-    behind = (*item.parts, item.summary) if placed.form == "summary" else item.parts
-    return Note(
-        text=placed.piece.text,
-        records=tuple(record.id for record in behind if record),
-        score=placed.candidate.score,
-        tokens=placed.piece.tokens,
-        form="summary" if condensed else "raw",
-        source=item.source,
-        when=item.head.created,
-    )

@@ -6,10 +6,11 @@ Knows nothing of limits. A fence cannot be closed from inside: runs of its sign 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from . import prompts
+from .documents import sentences
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -23,9 +24,24 @@ def quoted(text: str) -> str:
     return f"{FENCE}\n{_RUN.sub(FENCE[:-1], text)}\n{FENCE}"
 
 
-def unfenced(reply: str) -> str:
-    """A reply without fences that the model copied."""
-    return _RUN.sub("", reply)
+def beyond(reply: str, messages: Sequence[BaseMessage], source: str) -> str:
+    """What a reply says once and its prompt does not say around the quoted `source`.
+
+    Small models copy what they are shown as background, fences and all, and go round in circles.
+    """
+    prompt = "\n".join(str(message.content) for message in messages)
+    said = {part.strip() for part in _parts(prompt.replace(quoted(source), ""))}
+    kept = ""
+    for part in _parts(_RUN.sub("", reply)):
+        if not part.strip() or part.strip() not in said:
+            said.add(part.strip())
+            kept += part
+    return kept.strip()
+
+
+def _parts(text: str) -> Iterator[str]:
+    for line in text.splitlines(keepends=True):
+        yield from sentences(line)
 
 
 def section_prompt(

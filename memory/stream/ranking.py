@@ -91,9 +91,10 @@ def rank(item: Item, relevance: float, weights: Weights, age: Callable[[Item], i
     return total * (1 - weights.w_trust * (1 - item.trust))
 
 
-def best(candidates: Iterable[Candidate], k: int) -> list[Candidate]:
-    """The k best, best first, equal scores by id."""
-    return sorted(candidates, key=lambda c: (-c.score, c.item.id))[:k]
+def best(candidates: Iterable[Candidate], k: int, floor: float = 0.0) -> list[Candidate]:
+    """The k best, best first, equal scores by id; without those below `floor` of the best's."""
+    ranked = sorted(candidates, key=lambda c: (-c.score, c.item.id))[:k]
+    return [c for c in ranked if c.score >= floor * ranked[0].score]
 
 
 def chance_level(vectors: Vectors, count: int, chance: float) -> float | None:

@@ -19,7 +19,7 @@ from ...llm.base import LLM, GenerationConfig
 from ..record import content_hash
 from ..words import words
 from .documents import MIN_LIMIT, Block, split, truncate, whole
-from .quoting import merge_prompt, section_prompt, theme_prompt, unfenced
+from .quoting import beyond, merge_prompt, section_prompt, theme_prompt
 from .reading import SLACK, Made, Progress, Section, TreeConfig
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class TreeReader:
         opening = truncate(opening[:_KEPT], self.config.block, self.llm.count_tokens)
         if not opening:
             return ""
-        reply, _ = self._ask(theme_prompt(opening), _THEME_TOKENS, None)
+        reply, _ = self._ask(theme_prompt(opening), _THEME_TOKENS, None, opening)
         return reply.partition("\n")[0].strip(" \t\"'.*#")[:_THEME_CHARACTERS]
 
     def _sections(
@@ -224,7 +224,7 @@ class TreeReader:
             text, made = truncate(done[key], draft.limit, count), "before"
         elif draft.messages:
             prompt = self.llm.count_prompt_tokens(draft.messages) + draft.limit
-            text, made = self._ask(draft.messages, draft.limit, cancel)
+            text, made = self._ask(draft.messages, draft.limit, cancel, draft.source)
         if not text:
             text, made = truncate(draft.source, draft.limit, count), "opening"
         return Section(
@@ -242,9 +242,14 @@ class TreeReader:
         )
 
     def _ask(
-        self, messages: list[BaseMessage], limit: int, cancel: Event | None
+        self,
+        messages: list[BaseMessage],
+        limit: int,
+        cancel: Event | None,
+        source: str,
     ) -> tuple[str, Made]:
-        """The model's reply within `limit` tokens, ended with a sentence or at least a word."""
+        """The model's reply within `limit` tokens, ended with a sentence or at least a word, and
+        without repetitions of itself or of the prompt around `source`."""
         config = GenerationConfig(
             max_tokens=limit, repetition_penalty=self.config.repetition_penalty
         )
@@ -252,10 +257,9 @@ class TreeReader:
         finish = tokens[-1].finish if tokens else "stop"
         if finish == "cancelled":
             raise _Cancelled
-        reply = unfenced("".join(token.text for token in tokens)).strip()
-        kept = truncate(reply, limit, self.llm.count_tokens)
-        if finish == "length":
-            kept = whole(kept)
+        reply = "".join(token.text for token in tokens).strip()
+        ended = whole(reply) if finish == "length" else reply
+        kept = truncate(beyond(ended, messages, source), limit, self.llm.count_tokens)
         return kept, "model" if kept == reply else "cut"
 
     def _room(self, topic: str | None) -> int:

@@ -20,8 +20,8 @@ Progress = Callable[[int, int], None]
 
 Made = Literal["raw", "model", "cut", "opening", "before"]
 """Whose words a section's text is: the document's, short as it is (`raw`); the model's (`model`),
-or as much of them as the limit allows (`cut`); the start of what was to be summarised, since the
-model said nothing (`opening`); or it came from an earlier, unfinished reading (`before`)."""
+or as much of them as is new and within the limit (`cut`); the start of what was to be summarised,
+where the model said nothing new (`opening`); or those of an earlier reading (`before`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +34,12 @@ class TreeConfig:
         summary: a block's summary.
         group: summaries merged at a time.
         cap: a merged summary; the last one, of everything, may have half as much again.
-        with_context: show the summary before to the model; without it this is RecursiveSum.
+        with_context: show the summary before to the model, as SCM does; without it this is
+            RecursiveSum. A model of 135M copies what it is shown, so it is for larger ones.
         activate: how many earlier summaries to show as well, those nearest to the block by
             embedding, as far as `context` allows.
-        repetition_penalty: small models repeat themselves without one.
+        repetition_penalty: small models repeat themselves without one; from 1.1 on they misspell
+            the names in the text, which count as said already.
     """
 
     context: int = 1024
@@ -45,9 +47,9 @@ class TreeConfig:
     summary: int = 96
     group: int = 600
     cap: int = 160
-    with_context: bool = True
+    with_context: bool = False
     activate: int = 0
-    repetition_penalty: float = 1.1
+    repetition_penalty: float = 1.05
 
     def __post_init__(self) -> None:
         widest = max(self.summary, self.cap)
@@ -61,7 +63,11 @@ class TreeConfig:
                 f"at least {2 * widest + SLACK}, so that two summaries can always be merged",
             ),
             ("activate", self.activate >= 0, "0 (off) or more"),
-            ("activate", self.with_context or not self.activate, "0 when with_context=False"),
+            (
+                "activate",
+                self.with_context or not self.activate,
+                "0 unless with_context=True",
+            ),
         )
         for name, holds, rule in rules:
             if not holds:

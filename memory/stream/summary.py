@@ -15,7 +15,7 @@ from ..record import Record
 from . import prompts
 from .documents import truncate
 from .items import Item, exchange
-from .quoting import quoted, unfenced
+from .quoting import beyond, quoted
 
 _SHORTEST = 32
 """Tokens below which an item cannot be halved and still say something."""
@@ -70,7 +70,8 @@ class Summariser:
     def _write(self, item: Item, limit: int, cancel: Event) -> str | None:
         empty = self._llm.count_prompt_tokens(self._messages(item, ""))
         room = max(self._llm.context_window - empty - limit - _SHORTEST, 1)
-        messages = self._messages(item, truncate(item.raw, room, self._llm.count_tokens))
+        text = truncate(item.raw, room, self._llm.count_tokens)
+        messages = self._messages(item, text)
         written = []
         for token in self._llm.stream(
             messages, (), GenerationConfig(max_tokens=limit), cancel=cancel
@@ -78,7 +79,7 @@ class Summariser:
             if token.finish == "cancelled" or cancel.is_set():
                 return None
             written.append(token.text)
-        return unfenced("".join(written))
+        return beyond("".join(written), messages, text)
 
     def _messages(self, item: Item, text: str) -> list[HumanMessage]:
         prompt = prompts.SUMMARISE_TEXT if item.reply is None else prompts.SUMMARISE_EXCHANGE

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from langchain_core.messages import BaseMessage
-
 from palimpsest.llm.scripted import ScriptedLLM
 from palimpsest.memory.base import Memory, StoreContext
 from palimpsest.memory.registry import open_memory

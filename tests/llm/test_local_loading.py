@@ -159,9 +159,18 @@ def test_a_failed_allocation_says_for_what_and_what_to_do() -> None:
         torch.empty(2**60)
 
 
-def test_other_runtime_errors_pass_unchanged() -> None:
+@pytest.mark.parametrize("error", [RuntimeError("shapes"), NotImplementedError("no kernel")])
+def test_other_errors_of_torch_pass_unchanged(error: RuntimeError) -> None:
     with (
-        pytest.raises(RuntimeError, match="size of tensor"),
+        pytest.raises(RuntimeError, match=str(error)),
         memory_errors("7 tokens", torch.device("cpu")),
     ):
-        torch.ones(2) + torch.ones(3)
+        raise error
+
+
+def test_memory_that_cuda_lacks_is_reported_as_such() -> None:
+    with (
+        pytest.raises(OutOfMemory, match="CUDA out of memory"),
+        memory_errors("the weights", torch.device("cpu")),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8 GiB")

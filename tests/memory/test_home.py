@@ -77,6 +77,14 @@ def test_a_lock_is_for_one_and_names_its_holder_without_a_persons_words(tmp_path
         assert "Maria" not in message + (tmp_path / "lock.json").read_text()
 
 
+def test_a_first_argument_that_is_no_command_is_not_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/palimpsest", "I am Maria"])
+    with Home(tmp_path).lock():
+        assert json.loads((tmp_path / "lock.json").read_text())["command"] == "palimpsest"
+
+
 def test_a_lock_is_free_again_after_its_holder(tmp_path: Path) -> None:
     home = Home(tmp_path)
     for _ in range(2):

@@ -546,6 +546,24 @@ def test_tampering_is_found_and_the_first_bad_event_is_named(tmp_path: Path, wha
 
 
 @sqlite_only
+def test_an_event_that_was_rewritten_with_a_fitting_hash_breaks_the_next_link(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "ledger.db"
+    with Ledger.open(path) as ledger:
+        ledger.append([said(f"text {index}") for index in range(3)])
+        forged = replace(ledger.events()[1], at=datetime(2020, 1, 1, tzinfo=UTC))
+        with sqlite3.connect(path) as raw:
+            raw.execute(
+                "UPDATE events SET at = '2020-01-01 00:00:00', hash = ? WHERE seq = 2",
+                [forged.expected_hash()],
+            )
+        raw.close()
+        with pytest.raises(ChainBroken, match="event 3"):
+            ledger.verify_chain()
+
+
+@sqlite_only
 def test_an_erased_text_is_in_no_byte_of_the_files_and_cannot_be_confirmed_by_guessing(
     tmp_path: Path,
 ) -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from itertools import pairwise
 from math import ceil, log
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import BaseMessage, HumanMessage
 from palimpsest.errors import ConfigError, ContextOverflow, InputError
 from palimpsest.llm.scripted import ScriptedLLM
 from palimpsest.memory.record import Record, Scope
 from palimpsest.memory.registry import READERS
-from palimpsest.memory.stream.quoting import FENCE, quoted, unfenced
+from palimpsest.memory.stream.quoting import FENCE, beyond, quoted
 from palimpsest.memory.stream.reader import TreeReader
 from palimpsest.memory.stream.reading import Section, Tree, TreeConfig
 from palimpsest.memory.vectors import HashingEmbedder
@@ -45,7 +46,8 @@ def silent(messages: Sequence[BaseMessage]) -> str:
 
 
 def brief(messages: Sequence[BaseMessage]) -> str:
-    return f"A part of {len(str(messages[-1].content))} characters. It ends."
+    mark = sha256(str(messages[-1].content).encode()).hexdigest()
+    return f"A part with the mark {mark}. It ends with {mark[:8]}."
 
 
 def chatterbox(messages: Sequence[BaseMessage]) -> str:
@@ -76,10 +78,14 @@ def test_the_tree_shrinks_to_one_summary_whatever_the_model_says(script: Script)
     assert all(s.text.strip() and s.tokens == llm.count_tokens(s.text) for s in tree.sections)
 
 
+@pytest.mark.parametrize("with_context", [False, True])
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=list(SCRIPTS))
-def test_every_prompt_and_its_reply_stay_within_the_fixed_context(script: Script) -> None:
-    llm, tree = reading(script)
+def test_every_prompt_and_its_reply_stay_within_the_fixed_context(
+    script: Script, with_context: bool
+) -> None:
+    llm, tree = reading(script, with_context=with_context)
     assert max(map(llm.count_prompt_tokens, llm.prompts)) < tree.max_prompt <= 1024
+    assert tree.root is not None
 
 
 def test_a_merge_never_says_more_than_what_it_merges() -> None:
@@ -153,7 +159,7 @@ def test_any_script_is_read_to_the_end(text: str) -> None:
 
 
 def test_each_block_is_summarised_with_the_summary_before_it() -> None:
-    llm, tree = reading()
+    llm, tree = reading(with_context=True)
     blocks = tree.levels[0]
     asked = [at for at, section in enumerate(blocks) if section.prompt]
     assert len(asked) > 30
@@ -171,7 +177,11 @@ def test_the_nearest_earlier_summaries_are_activated() -> None:
     themes = ["Whales swim in cold water. ", "Trains leave from the station. ", "Bread is baked. "]
     text = "".join(theme * 90 for theme in [*themes, themes[0], themes[0]])
     llm = ScriptedLLM(lambda m: str(m[-1].content).rsplit(FENCE, 2)[1].split(".")[0].strip() + ".")
-    list(TreeReader(llm, TreeConfig(activate=1), embedder=HashingEmbedder).read(text))
+    list(
+        TreeReader(llm, TreeConfig(with_context=True, activate=1), embedder=HashingEmbedder).read(
+            text
+        )
+    )
     assert str(llm.prompts[3][-1].content).startswith(
         "What came before, as background only:\n"
         + quoted("Whales swim in cold water.\n\nBread is baked.")
@@ -180,7 +190,7 @@ def test_the_nearest_earlier_summaries_are_activated() -> None:
 
 def test_activation_takes_only_the_room_that_is_left() -> None:
     llm = ScriptedLLM(parrot)
-    reader = TreeReader(llm, TreeConfig(activate=50), embedder=HashingEmbedder)
+    reader = TreeReader(llm, TreeConfig(with_context=True, activate=50), embedder=HashingEmbedder)
     assert Tree.of(reader.read(BOOK)).max_prompt <= 1024
 
 
@@ -279,8 +289,23 @@ def test_a_document_cannot_close_its_fence_nor_a_reply_bring_one() -> None:
         fences = [line for line in content.splitlines() if FENCE in line]
         assert set(fences) == {FENCE}
         assert len(fences) in (2, 4)
-    assert not any(FENCE in s.text for s in tree.sections)
-    assert unfenced(quoted("a")).strip() == "a"
+    assert not any(FENCE in s.text for s in tree.sections if s.made in ("model", "cut"))
+
+
+def test_a_reply_keeps_nothing_that_it_copied_from_the_prompt_or_said_before() -> None:
+    prompt = [
+        HumanMessage(f"Known before:\n{quoted('The sea rose.')}\n{quoted('It fell. It rose.')}")
+    ]
+    reply = f"Known before:\n{FENCE}\nThe sea rose.\n{FENCE}\nIt fell. A calm came. It fell."
+    assert beyond(reply, prompt, "It fell. It rose.") == "It fell. A calm came."
+
+
+def test_a_model_that_only_copies_the_background_gets_the_opening_of_the_block_instead() -> None:
+    copying = ScriptedLLM(lambda m: str(m[-1].content).split(FENCE)[1].split(".")[0] + ".")
+    first, second, *_ = TreeReader(copying, TreeConfig(with_context=True)).read(BOOK)
+    assert first.made in ("model", "cut")
+    assert second.made == "opening"
+    assert BOOK[second.start : second.end].startswith(second.text)
 
 
 def test_a_section_fits_into_a_record_and_its_meta_into_json() -> None:
@@ -309,16 +334,18 @@ def test_what_the_model_raises_reaches_the_caller_and_what_was_made_stays() -> N
     def fragile(messages: Sequence[BaseMessage]) -> str:
         if len(llm.prompts) > 3:
             raise ContextOverflow("too long")
-        return "Fine. Really."
+        return brief(messages)
 
     llm = ScriptedLLM(fragile)
-    made: list[Section] = []
+    made: dict[str, str] = {}
     with pytest.raises(ContextOverflow):
-        made.extend(TreeReader(llm).read(BOOK))
-    llm = ScriptedLLM(fragile)
-    sections = TreeReader(llm).read(BOOK)
-    made = [next(sections) for _ in range(3)]
-    assert all(s.text == "Fine. Really." for s in made)
+        for section in TreeReader(llm).read(BOOK):
+            made[section.key] = section.text
+    assert len(made) == 3
+    sound = ScriptedLLM(brief)
+    resumed = Tree.of(TreeReader(sound).read(BOOK, done=made))
+    assert resumed.root is not None
+    assert len(sound.prompts) == sum(s.prompt > 0 for s in resumed.sections)
 
 
 def test_a_text_with_a_nul_is_refused() -> None:
@@ -332,11 +359,11 @@ def test_a_text_with_a_nul_is_refused() -> None:
         ({"summary": 8}, "summary=8"),
         ({"block": 90}, "block=90"),
         ({"group": 300}, "group=300"),
-        ({"activate": -1}, "activate=-1"),
+        ({"activate": -1, "with_context": True}, "activate=-1"),
         ({"activate": 1, "with_context": False}, "activate=1"),
         ({"block": 1000}, "context=1024"),
         ({"context": 9000}, "context=9000"),
-        ({"activate": 1}, "embedder"),
+        ({"activate": 1, "with_context": True}, "embedder"),
     ],
 )
 def test_limits_that_do_not_fit_are_refused_by_name(config: dict[str, Any], named: str) -> None:

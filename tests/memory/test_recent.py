@@ -9,8 +9,8 @@ import pytest
 from palimpsest.errors import ConfigError
 from palimpsest.llm.scripted import ScriptedLLM
 from palimpsest.memory.base import Cue, StoreContext
-from palimpsest.memory.record import Record, Scope, Turn, now
 from palimpsest.memory.recent import RecentTurns
+from palimpsest.memory.record import Record, Scope, Turn, now
 from palimpsest.memory.vectors import HashingEmbedder
 
 SCOPE = Scope(session="monday")
@@ -26,9 +26,14 @@ def turn(heard: str, said: str | None) -> Turn:
     return Turn(asked, reply)
 
 
+def opened(folder: Path, **options: object) -> RecentTurns:
+    llm = ScriptedLLM(lambda messages: "")
+    context = StoreContext(folder=folder, llm=llm, embedder=HashingEmbedder)
+    return RecentTurns.open("recent", context, options)
+
+
 def recall(folder: Path, recent: Sequence[Turn], budget: int, **options: object) -> list[str]:
-    context = StoreContext(folder, ScriptedLLM(lambda messages: ""), HashingEmbedder)
-    memory = RecentTurns.open("recent", context, options)
+    memory = opened(folder, **options)
     given = memory.recall(
         Cue(message="And now?", scope=SCOPE, recent=tuple(recent), budget=budget, now=now())
     )
@@ -88,12 +93,10 @@ def test_a_turn_without_a_reply_is_left_out(tmp_path: Path) -> None:
 
 
 def test_it_asks_for_as_many_turns_as_it_shows(tmp_path: Path) -> None:
-    context = StoreContext(tmp_path, ScriptedLLM(lambda messages: ""), HashingEmbedder)
-    assert RecentTurns.open("recent", context, {"turns": 3}).capabilities.recent_turns == 3
-    assert RecentTurns.open("recent", context, {"turns": None}).capabilities.recent_turns > 10**6
+    assert opened(tmp_path, turns=3).capabilities.recent_turns == 3
+    assert opened(tmp_path, turns=None).capabilities.recent_turns > 10**6
 
 
 def test_a_negative_number_of_turns_is_an_error(tmp_path: Path) -> None:
-    context = StoreContext(tmp_path, ScriptedLLM(lambda messages: ""), HashingEmbedder)
     with pytest.raises(ConfigError, match="turns=-1 must be 0 or more"):
-        RecentTurns.open("recent", context, {"turns": -1})
+        opened(tmp_path, turns=-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -30,16 +30,14 @@ def text(tokens: int) -> str:
     return " ".join(["word"] * tokens)
 
 
-def placed(raw: int, summary: int | None = None, **cosines: float) -> Placed:
+def placed(
+    raw: int, summary: int | None = None, cosines: Mapping[str, float] | None = None
+) -> Placed:
     """An item of so many tokens; the sizes are what the controller sees."""
     item = Item(Record(text=text(raw), scope=Scope()))
-    candidate = Candidate(item=item, cosines=cosines, relevance=0.0, score=0.0)
+    candidate = Candidate(item=item, cosines=cosines or {}, relevance=0.0, score=0.0)
     short = None if summary is None else Piece(text(summary), summary)
     return Placed(candidate, Piece(text(raw), raw), short)
-
-
-def always(form: Form) -> object:
-    return lambda item: form
 
 
 def keep(item: Placed) -> Form:
@@ -149,15 +147,15 @@ def test_the_ablation_takes_whole_texts_until_one_does_not_fit() -> None:
     ],
 )
 def test_the_score_judge_reads_cosines(cosines: dict[str, float], verdict: str) -> None:
-    assert score_judge(0.3)(placed(50, 20, **cosines)) == verdict
+    assert score_judge(0.3)(placed(50, 20, cosines)) == verdict
 
 
 def test_the_score_judge_drops_nothing_when_chance_is_unknown() -> None:
-    assert score_judge(None)(placed(50, 20, raw=0.01, summary=0.0)) == "raw"
+    assert score_judge(None)(placed(50, 20, {"raw": 0.01, "summary": 0.0})) == "raw"
 
 
 def test_the_score_judge_takes_no_summary_that_does_not_exist() -> None:
-    assert score_judge(None)(placed(50, None, raw=0.5, summary=0.5)) == "raw"
+    assert score_judge(None)(placed(50, None, {"raw": 0.5, "summary": 0.5})) == "raw"
 
 
 def asker(yes: float = 0.0, **bonus: float) -> tuple[Asker, list[str]]:
