@@ -22,8 +22,8 @@ test: setup
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	mkdir -p build/types && ln -sfn ../.. build/types/palimpsest
-	MYPYPATH=build/types $(BIN)/mypy -p palimpsest && $(BIN)/mypy tests
+	mkdir -p .types && ln -sfn .. .types/palimpsest
+	MYPYPATH=.types $(BIN)/mypy -p palimpsest
 
 bench: setup
 	$(BIN)/palimpsest bench scm && $(BIN)/palimpsest bench recall

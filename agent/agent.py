@@ -6,7 +6,7 @@ A turn itself is in `loop.py`; everything here is a verb that a user, a command 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -36,8 +36,7 @@ from .tools import ToolLoop, memory_tools
 from .trace import Trace
 
 if TYPE_CHECKING:
-    from ..memory.stream.reading import Progress, Section
-    from ..memory.stream.segments import Answer
+    from ..memory.reading import Answer, Progress, Section
 
 RECALL_BUDGET = 2048
 """Tokens that `Agent.recall` lets each memory return."""
@@ -143,7 +142,7 @@ class Agent(Runnable[AgentInput, Reply]):
 
     def stream(  # type: ignore[override]
         self, input: AgentInput, config: RunnableConfig | None = None, **options: Any
-    ) -> Iterator[ReplyChunk]:
+    ) -> Generator[ReplyChunk]:
         """Answer a message piece by piece. The last chunk is empty and carries the trace's id.
 
         Closing the iterator ends the turn; what was said until then is kept and marked.

@@ -17,8 +17,7 @@ from ..memory.record import Record, RecordId, Scope, clean_text, content_hash
 from ..memory.registry import READERS, SELECTORS
 
 if TYPE_CHECKING:
-    from ..memory.stream.reading import Progress, Section
-    from ..memory.stream.segments import Answer
+    from ..memory.reading import Answer, Progress, Section
     from ..memory.vectors import Embedder
 
 

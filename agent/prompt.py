@@ -20,8 +20,7 @@ from .request import Request
 SYSTEM = "You are a helpful assistant with a memory."
 
 RULE = (
-    "These are notes of what the user told you before."
-    " Answer questions about the user from them."
+    "These are notes of what the user told you before. Answer questions about the user from them."
 )
 """Said only when there are notes. Of ten wordings and places tried on a 135M model, this one with
 the notes in the user's message reads best of those that keep remembered text out of the system

@@ -13,12 +13,12 @@ from ..agent.agent import Agent
 from .output import emit, err, out, read_text
 
 if TYPE_CHECKING:
-    from ..memory.stream.reading import Progress as Tell
+    from ..memory.reading import Progress as Tell
 
 
 def read_file(agent: Agent, file: Path, topic: str | None, *, as_json: bool) -> None:
     """Read a file into summaries; an interrupted reading goes on from its last section."""
-    from ..memory.stream.reading import Tree
+    from ..memory.reading import Tree
 
     with _bar(f"reading {file.name}") as tell:
         sections = agent.read(read_text(file), title=file.name, topic=topic, progress=tell)

@@ -90,5 +90,7 @@ class ScriptedLLM:
     ) -> list[float]:
         """`score` of each continuation."""
         if self._score is None:
-            raise CapabilityError("ScriptedLLM has no log-probabilities; pass score= to give it some")
+            raise CapabilityError(
+                "ScriptedLLM has no log-probabilities; pass score= to give it some"
+            )
         return [self._score(messages, text) for text in continuations]

@@ -40,9 +40,7 @@ class Scope:
             if name == "session" and value is None:
                 continue
             if not isinstance(value, str) or not 0 < len(value) <= 128 or not value.isprintable():
-                raise InputError(
-                    f"{name}={value!r} must be 1 to 128 printable characters"
-                )
+                raise InputError(f"{name}={value!r} must be 1 to 128 printable characters")
 
     def across_sessions(self) -> Scope:
         """The same user and agent, in every session."""

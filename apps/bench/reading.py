@@ -15,7 +15,7 @@ from .harness import Row, Table, progress
 from .setting import Meter, Setting
 
 if TYPE_CHECKING:
-    from ...memory.stream.reading import Tree
+    from ...memory.reading import Tree
 
 NOVEL = "the_time_machine_35"
 EXCERPT = 20_000
@@ -121,7 +121,7 @@ def peak_rss_mb() -> float:
 
 
 def _read(setting: Setting, system: str, text: str, names: list[str], *, with_context: bool) -> Row:
-    from ...memory.stream.reading import Tree
+    from ...memory.reading import Tree
 
     reader = READERS.load("tree")
     started = time.perf_counter()

@@ -98,7 +98,7 @@ class Setting:
         *memories: str,
         home: Path | None = None,
         window: int | None = None,
-        max_tokens: int = 24,
+        max_tokens: int = 20,
         stop: tuple[str, ...] = ("\n",),
     ) -> Agent:
         """An agent on a folder of its own, whose model (a `Meter`) has a smaller window if asked

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ...errors import ConfigError, InputError
 from ...llm.base import LLM, GenerationConfig, Token
+from ..reading import Answer, KeyContext, Progress, Segment
 from ..record import content_hash
 from . import scores
 from .documents import MIN_LIMIT, split
+from .limits import SLACK
 from .quoting import answer_prompt, segment_prompt
-from .reading import SLACK, Progress
-from .segments import Answer, CertaintyConfig, KeyContext, Segment, spans_of, spliced
+from .segments import CertaintyConfig, spans_of, spliced
 
 if TYPE_CHECKING:
     from ..vectors import Embedder

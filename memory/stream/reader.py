@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import ConfigError
 from ...llm.base import LLM, GenerationConfig
+from ..reading import Made, Progress, Section
 from ..record import content_hash
 from ..words import words
 from .documents import MIN_LIMIT, Block, split, truncate, whole
+from .limits import SLACK, TreeConfig
 from .quoting import beyond, merge_prompt, section_prompt, theme_prompt
-from .reading import SLACK, Made, Progress, Section, TreeConfig
 
 if TYPE_CHECKING:
     import numpy as np

@@ -81,9 +81,7 @@ def lexical(segments: Sequence[str]) -> Scorer:
         if query is None:
             return {}
         with closing(sqlite3.connect(":memory:")) as index:
-            index.execute(
-                "CREATE VIRTUAL TABLE lexicon USING fts5 (words, tokenize=porter)"
-            )
+            index.execute("CREATE VIRTUAL TABLE lexicon USING fts5 (words, tokenize=porter)")
             index.executemany("INSERT INTO lexicon (rowid, words) VALUES (?, ?)", rows)
             scores = "SELECT rowid, -bm25(lexicon) FROM lexicon WHERE words MATCH ?"
             return {segments[at]: score for at, score in index.execute(scores, (query,))}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ...errors import ConfigError
+from ..reading import Segment
 from .documents import MIN_LIMIT
 
 Score = Literal["likelihood", "entropy", "confidence", "lexical", "similarity"]
@@ -62,49 +63,6 @@ class CertaintyConfig:
             budget=min(2048, window // 2),
             reply=min(128, window // 8),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A stretch of the document and its score.
-
-    Args:
-        key: SHA-256, hex, of all that the score depends on.
-        start, end: characters of the document.
-        score: None where the whole document fits the budget and nothing had to be scored.
-    """
-
-    key: str
-    start: int
-    end: int
-    text: str
-    tokens: int
-    score: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class KeyContext:
-    """What the model is to read instead of the document.
-
-    Args:
-        text: the segments in document order; what they share stands once.
-        tokens: length of `text`, at most the budget.
-        segments: those it is made of, in document order.
-        scanned: how many segments were scored.
-    """
-
-    text: str
-    tokens: int
-    segments: tuple[Segment, ...]
-    scanned: int
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A reply and the key context it was given from."""
-
-    text: str
-    context: KeyContext
 
 
 def spans_of(segments: Sequence[Segment]) -> list[tuple[int, int]]:

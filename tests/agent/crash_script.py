@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def tell(home: Path) -> None:
         os.write(1, json.dumps(found).encode() + b"\n")
 
 
-def forked(act: Callable[[], None]) -> tuple[int, str]:
+def forked(act: Callable[[], object]) -> tuple[int, str]:
     """Run `act` in a child; its exit status and what it wrote."""
     out, into = os.pipe()
     child = os.fork()
@@ -125,13 +126,13 @@ def forked(act: Callable[[], None]) -> tuple[int, str]:
 
 
 def main(root: Path) -> None:
-    names = json.loads(forked(lambda: os.write(1, _names(root).encode()) and None)[1])
+    names = json.loads(forked(lambda: os.write(1, _names(root).encode()))[1])
     results = {}
     for number, step in enumerate(names):
         home = root / str(number)
-        status, said = forked(lambda home=home, step=step: die(home, step))
+        status, said = forked(partial(die, home, step))
         killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        told_status, told = forked(lambda home=home: tell(home))
+        told_status, told = forked(partial(tell, home))
         results[step] = {"killed": killed, "heard": "heard" in said, "opens": told_status == 0}
         results[step] |= json.loads(told) if told else {}
     print(json.dumps(results))

@@ -120,7 +120,7 @@ def test_remember_and_recall_are_tools_within_the_turns_own_scope(home: Path) ->
         agent.ask("When?", user="maria", session="later")
         assert "Maria climbs on Mondays." in prompt_text(llm.prompts[-1])
         assert not agent.recall("Maria climbs", user="joao").notes
-        (fact,) = agent.ledger.records(Scope(user="maria"), kinds=("fact",))
+        (fact,) = agent.ledger.records(Scope(user="maria"), kinds={"fact"})
         assert fact.source == "assistant", (
             "what a model noted is trusted less than what a user said"
         )

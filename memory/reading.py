@@ -1,6 +1,6 @@
-"""The limits of reading a long document, and what it leaves behind: sections, and their tree.
+"""What reading a long document leaves behind: sections, or an answer and its sources.
 
-Knows nothing of models, nor of where a section is kept.
+Knows nothing of models, of how a reader works, nor of where a section is kept.
 """
 
 from __future__ import annotations
@@ -9,12 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ...errors import ConfigError
-from .documents import MIN_LIMIT
-
-SLACK = 16
-"""Tokens kept free in a prompt: texts side by side may have some more than each alone."""
-
 Progress = Callable[[int, int], None]
 """Called as (steps done, steps expected); what is expected may fall as the work goes on."""
 
@@ -22,68 +16,6 @@ Made = Literal["raw", "model", "cut", "opening", "before"]
 """Whose words a section's text is: the document's, short as it is (`raw`); the model's (`model`),
 or as much of them as is new and within the limit (`cut`); the start of what was to be summarised,
 where the model said nothing new (`opening`); or those of an earlier reading (`before`)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TreeConfig:
-    """Limits of a reading, all in tokens of the model. The defaults suit a model of 135M.
-
-    Args:
-        context: most that a prompt and its reply may have together, at most the model's window.
-        block: text summarised at a time.
-        summary: a block's summary.
-        group: summaries merged at a time.
-        cap: a merged summary; the last one, of everything, may have half as much again.
-        with_context: show the summary before to the model, as SCM does; without it this is
-            RecursiveSum. A model of 135M copies what it is shown, so it is for larger ones.
-        activate: how many earlier summaries to show as well, those nearest to the block by
-            embedding, as far as `context` allows.
-        repetition_penalty: small models repeat themselves without one; from 1.1 on they misspell
-            the names in the text, which count as said already.
-    """
-
-    context: int = 1024
-    block: int = 512
-    summary: int = 96
-    group: int = 600
-    cap: int = 160
-    with_context: bool = False
-    activate: int = 0
-    repetition_penalty: float = 1.05
-
-    def __post_init__(self) -> None:
-        widest = max(self.summary, self.cap)
-        rules = (
-            ("summary", self.summary >= MIN_LIMIT, f"at least {MIN_LIMIT}"),
-            ("cap", self.cap >= MIN_LIMIT, f"at least {MIN_LIMIT}"),
-            ("block", self.block > self.summary, f"more than {self.summary=}, or nothing shrinks"),
-            (
-                "group",
-                self.group >= 2 * widest + SLACK,
-                f"at least {2 * widest + SLACK}, so that two summaries can always be merged",
-            ),
-            ("activate", self.activate >= 0, "0 (off) or more"),
-            (
-                "activate",
-                self.with_context or not self.activate,
-                "0 unless with_context=True",
-            ),
-        )
-        for name, holds, rule in rules:
-            if not holds:
-                raise ConfigError(f"{name}={getattr(self, name)!r} must be {rule}")
-
-    @classmethod
-    def scaled(cls, context: int) -> TreeConfig:
-        """The default proportions for another context."""
-        share = context / 1024
-        return cls(
-            context=context,
-            block=int(512 * share),
-            summary=int(96 * share),
-            group=int(600 * share),
-            cap=int(160 * share),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,3 +103,46 @@ def _lines(section: Section, by_key: dict[str, Section], width: int, indent: str
     yield line if len(line) <= width else line[: width - 1] + "…"
     for child in section.children:
         yield from _lines(by_key[child], by_key, width, indent + "  ")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of the document and its score.
+
+    Args:
+        key: SHA-256, hex, of all that the score depends on.
+        start, end: characters of the document.
+        score: None where the whole document fits the budget and nothing had to be scored.
+    """
+
+    key: str
+    start: int
+    end: int
+    text: str
+    tokens: int
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyContext:
+    """What the model is to read instead of the document.
+
+    Args:
+        text: the segments in document order; what they share stands once.
+        tokens: length of `text`, at most the budget.
+        segments: those it is made of, in document order.
+        scanned: how many segments were scored.
+    """
+
+    text: str
+    tokens: int
+    segments: tuple[Segment, ...]
+    scanned: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply and the key context it was given from."""
+
+    text: str
+    context: KeyContext
