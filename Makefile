@@ -9,6 +9,7 @@ setup: .venv/ready
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
 	$(BIN)/palimpsest models pull smollm2 minilm
+	mkdir -p .types && ln -sfn .. .types/palimpsest  # where mypy and mkdocs look the package up
 	touch $@
 
 chat: setup
@@ -22,7 +23,6 @@ test: setup
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	mkdir -p .types && ln -sfn .. .types/palimpsest
 	MYPYPATH=.types $(BIN)/mypy -p palimpsest
 
 bench: setup
