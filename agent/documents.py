@@ -7,14 +7,16 @@ content, so a reading that was cut short goes on where it ended and a second one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ConfigError
 from ..llm.base import LLM
 from ..memory.ledger import Ledger
 from ..memory.record import Record, RecordId, Scope, clean_text, content_hash
 from ..memory.registry import READERS, SELECTORS
+from ..registry import Registry, parse_spec
 
 if TYPE_CHECKING:
     from ..memory.reading import Answer, Progress, Section
@@ -55,7 +57,7 @@ class Library:
         clean_text(text)
         shelf = replace(scope, session=f"read:{content_hash(text)[:16]}")
         shelved = _Shelf(self.ledger.records(shelf))
-        how = READERS.load(reader)(self.llm, embedder=self.embedder)
+        how = self._opened(READERS, reader)
         sections = how.read(text, topic=topic, done=shelved.texts, progress=progress, cancel=cancel)
         for section in sections:
             fresh = list(shelved.records_for(section, text, shelf, title))
@@ -74,9 +76,22 @@ class Library:
     ) -> Answer | None:
         """Answer from the stretches of a document that bear on the question; None if cancelled.
         Keeps nothing."""
-        how = SELECTORS.load(selector)(self.llm, embedder=self.embedder)
+        how = self._opened(SELECTORS, selector)
         answer: Answer | None = how.answer(question, text, progress=progress, cancel=cancel)
         return answer
+
+    def _opened(self, registry: Registry, spec: str) -> Any:
+        """A reader by name, with its limits changed by the options behind a colon."""
+        name, options = parse_spec(spec)
+        made = registry.load(name)
+        reader = made(self.llm, embedder=self.embedder)
+        if not options:
+            return reader
+        known = [field.name for field in fields(reader.config)]
+        for option in options:
+            if option not in known:
+                raise ConfigError(f"{registry.noun} {name!r} has no option {option!r}; has {known}")
+        return made(self.llm, replace(reader.config, **options), embedder=self.embedder)
 
 
 class _Shelf:

@@ -260,6 +260,9 @@ def read(
     file: Annotated[Path, typer.Argument(help='A UTF-8 text; "-" for standard input.')],
     question: Annotated[str | None, typer.Option("--ask", help="Answer this from it.")] = None,
     topic: Annotated[str | None, typer.Option(help="What its summaries are to serve.")] = None,
+    reader: Annotated[
+        str | None, typer.Option(help='How, with options: "NAME:with_context=true".')
+    ] = None,
     home: Home = None,
     model: Model = "smollm2",
     memory: Memories = None,
@@ -271,9 +274,9 @@ def read(
 
     with reporting(json), open_agent(home, model, memory or None, user) as agent:
         if question is None:
-            read_file(agent, file, topic, as_json=json)
+            read_file(agent, file, topic, reader, as_json=json)
         else:
-            ask_file(agent, file, question, as_json=json)
+            ask_file(agent, file, question, reader, as_json=json)
 
 
 @app.command()

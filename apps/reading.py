@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from ..memory.reading import Progress as Tell
 
 
-def read_file(agent: Agent, file: Path, topic: str | None, *, as_json: bool) -> None:
+def read_file(
+    agent: Agent, file: Path, topic: str | None, reader: str | None, *, as_json: bool
+) -> None:
     """Read a file into summaries; an interrupted reading goes on from its last section."""
     from ..memory.reading import Tree
 
     with _bar(f"reading {file.name}") as tell:
-        sections = agent.read(read_text(file), title=file.name, topic=topic, progress=tell)
+        how = {"reader": reader} if reader else {}
+        sections = agent.read(read_text(file), title=file.name, topic=topic, progress=tell, **how)
         tree = Tree.of(sections)
     if as_json:
         emit({"root": tree.root, "sections": tree.sections, "max_prompt": tree.max_prompt})
@@ -31,11 +34,14 @@ def read_file(agent: Agent, file: Path, topic: str | None, *, as_json: bool) -> 
         out.print(f"\n{tree.root.text}", markup=False)
 
 
-def ask_file(agent: Agent, file: Path, question: str, *, as_json: bool) -> None:
+def ask_file(
+    agent: Agent, file: Path, question: str, selector: str | None, *, as_json: bool
+) -> None:
     """Answer a question from the parts of a file that bear on it."""
     text = read_text(file)
     with _bar(f"searching {file.name}") as tell:
-        answer = agent.ask_document(question, text, progress=tell)
+        how = {"selector": selector} if selector else {}
+        answer = agent.ask_document(question, text, progress=tell, **how)
     if answer is None:
         return
     if as_json:

@@ -99,7 +99,11 @@ class Ruler:
                 break
             shown.insert(0, (turn, heard, said))
             used += tokens
-        pairs = [(HumanMessage(heard.text), AIMessage(said.text)) for _, heard, said in shown]
+        pairs = [
+            (HumanMessage(heard.text, id=turn.user.id), AIMessage(said.text, id=turn.reply.id))
+            for turn, heard, said in shown
+            if turn.reply is not None
+        ]
         return Spoken(
             turns=tuple(turn for turn, _, _ in shown),
             messages=tuple(message for pair in pairs for message in pair),

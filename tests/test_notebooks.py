@@ -1,6 +1,5 @@
 """Every notebook runs top to bottom on the embedded model."""
 
-import json
 from pathlib import Path
 
 import nbformat
@@ -15,7 +14,7 @@ NOTEBOOKS = sorted((Path(palimpsest.__file__).parent / "notebooks").glob("*.ipyn
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore:.*zmq.*:RuntimeWarning")
 def test_a_notebook_runs_top_to_bottom(path: Path) -> None:
-    notebook = nbformat.from_dict(json.loads(path.read_text()))  # type: ignore[no-untyped-call]
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     NotebookClient(notebook, timeout=240, kernel_name="python3").execute()
     plots = [
         output

@@ -255,12 +255,19 @@ def test_a_question_asked_before_and_never_answered_does_not_answer_itself(
 
 
 def test_k_items_at_most_are_recalled_best_first(open_stream: Open) -> None:
-    store = open_stream(k=2, gate="always")
+    store = open_stream(k=2, gate="always", floor=0)
     store.write([fact(text) for text in FILLER])
     given = recall(store, "When does the library shut?")
     assert len(given.notes) == 2
     assert given.notes[0].text == "The library shuts at six."
     assert given.notes[0].score > given.notes[1].score
+
+
+def test_what_scores_far_below_the_best_is_left_out(open_stream: Open) -> None:
+    store = open_stream(gate="always", floor=0.6)
+    store.write([fact(text) for text in FILLER])
+    (only,) = recall(store, "When does the library shut?").notes
+    assert only.text == "The library shuts at six."
 
 
 def test_a_document_does_not_outrank_what_the_user_said(open_stream: Open) -> None:
@@ -323,7 +330,7 @@ def test_no_model_is_asked_by_default_nor_by_a_write(open_stream: Open) -> None:
 def test_over_budget_the_summary_of_the_less_similar_item_takes_its_place(
     open_stream: Open,
 ) -> None:
-    store = open_stream(gate="always", budget=40)
+    store = open_stream(gate="always", floor=0, budget=40)
     close = exchange("My cello is from 1890, made in Cremona.", "old " * 20)
     far = exchange("My cello teacher is kind.", "good " * 20)
     store.write([*both(close, far), summary(far, "A kind teacher of the cello.")])
@@ -363,7 +370,7 @@ def test_a_whole_book_in_one_record_costs_no_more_than_its_start(open_stream: Op
 def test_a_merged_summary_of_several_items_is_an_item_while_all_of_them_are_there(
     open_stream: Open,
 ) -> None:
-    store = open_stream(gate="always")
+    store = open_stream(gate="always", floor=0)
     parts = [fact(f"Part {i} of the tale.", source="document", kind="document") for i in range(2)]
     merged = record("A tale of a cello.", kind="summary", parents=tuple(p.id for p in parts))
     store.write([*parts, merged])
