@@ -15,7 +15,7 @@ from ..llm.places import Contribution, Note, Prompt, compose
 from ..memory.base import Cue, Memory
 from ..memory.ledger import Ledger
 from ..memory.projection import catch_up
-from ..memory.record import Record, Turn, now
+from ..memory.record import Record, RecordId, Turn, now
 from .prompt import PromptBuilder
 from .request import Request
 from .tools import ToolLoop, ToolResult
@@ -136,12 +136,21 @@ class Loop:
             scope=message.scope,
             role="assistant",
             source="assistant",
-            parents=(message.id,),
+            parents=(message.id, *self._grounds(trace, message)),
             supersedes=redo.reply.id if redo and redo.reply else None,
             meta={"finish": trace.finish, "model": trace.model},
         )
         self.ledger.append([reply])
         trace.reply = reply.id
+
+    def _grounds(self, trace: Trace, message: Record) -> list[RecordId]:
+        """What a reply went by: the records behind its notes, and where these are replies
+        themselves, what they went by. So a correction, or a forgetting, reaches every answer that
+        followed from what was wrong."""
+        behind = self.ledger.find(trace.records, message.scope.across_sessions())
+        earlier = [ground for record in behind for ground in record.parents[1:]]
+        grounds = dict.fromkeys([*(record.id for record in behind), *earlier])
+        return [ground for ground in grounds if ground != message.id]
 
     def follow(self) -> None:
         """Bring every store up to date with the ledger, after a turn as after a crash."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ..llm.base import Token
 from ..llm.places import Note, Place
-from ..memory.record import new_id, now
+from ..memory.record import RecordId, new_id, now
 
 Finish = Literal["stop", "length", "cancelled", "error"]
 
@@ -77,11 +77,11 @@ class Trace:
     error: str | None = None
 
     @property
-    def records(self) -> tuple[str, ...]:
+    def records(self) -> tuple[RecordId, ...]:
         """Ids of the records behind the kept notes, each once, most relevant first."""
         kept = [note for memory in self.memories for note in memory.notes if note.kept]
         ranked = sorted(kept, key=lambda note: -note.score)
-        return tuple(dict.fromkeys(record for note in ranked for record in note.records))
+        return tuple(dict.fromkeys(RecordId(id) for note in ranked for id in note.records))
 
     def note(self, kept: Iterable[Note]) -> None:
         """Mark which of the offered notes the prompt had room for."""

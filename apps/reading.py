@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..agent.agent import Agent
+from ..memory.registry import DEFAULT_READER, DEFAULT_SELECTOR
 from .output import emit, err, out, read_text
 
 if TYPE_CHECKING:
@@ -23,8 +24,13 @@ def read_file(
     from ..memory.reading import Tree
 
     with _bar(f"reading {file.name}") as tell:
-        how = {"reader": reader} if reader else {}
-        sections = agent.read(read_text(file), title=file.name, topic=topic, progress=tell, **how)
+        sections = agent.read(
+            read_text(file),
+            title=file.name,
+            topic=topic,
+            reader=reader or DEFAULT_READER,
+            progress=tell,
+        )
         tree = Tree.of(sections)
     if as_json:
         emit({"root": tree.root, "sections": tree.sections, "max_prompt": tree.max_prompt})
@@ -40,8 +46,9 @@ def ask_file(
     """Answer a question from the parts of a file that bear on it."""
     text = read_text(file)
     with _bar(f"searching {file.name}") as tell:
-        how = {"selector": selector} if selector else {}
-        answer = agent.ask_document(question, text, progress=tell, **how)
+        answer = agent.ask_document(
+            question, text, selector=selector or DEFAULT_SELECTOR, progress=tell
+        )
     if answer is None:
         return
     if as_json:

@@ -75,7 +75,8 @@ class Record:
         valid_from, valid_to: when it holds; `valid_to=None` means until further notice.
         trust: in [0, 1]; None takes the default of its source.
         supersedes: the record it replaces; that one stays readable in history.
-        parents: records it was made from: a reply's message, a summary's turns.
+        parents: records it was made from: a summary's turns; a reply's message first, then the
+            records that the reply went by.
         meta: small JSON values; never text that `text` should hold.
     """
 

@@ -105,7 +105,8 @@ def turns(session: Session, scope: Scope, limit: int | None) -> list[Turn]:
         answers = select(ParentRow.record).where(ParentRow.parent.in_(part))
         query = select(RecordRow).where(RecordRow.role == "assistant", RecordRow.id.in_(answers))
         for row in sorted(session.scalars(line.bind(query)), key=lambda row: row.seq):
-            replies |= {edge.parent: row.to_record() for edge in row.parents}
+            reply = row.to_record()
+            replies[reply.parents[0]] = reply
     return [Turn(record, replies.get(record.id)) for record in asked]
 
 

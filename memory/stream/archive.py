@@ -35,9 +35,13 @@ CREATE TABLE IF NOT EXISTS stale (item TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
-_LIVE = (
-    "ended = 0 AND NOT EXISTS (SELECT 1 FROM records AS heir WHERE heir.supersedes = records.id)"
-)
+_LIVE = """ended = 0
+    AND NOT EXISTS (SELECT 1 FROM records AS heir WHERE heir.supersedes = records.id)
+    AND NOT EXISTS (
+        SELECT 1 FROM parents JOIN records AS ground ON ground.id = parents.parent
+        WHERE parents.child = records.id AND (
+            ground.ended
+            OR EXISTS (SELECT 1 FROM records AS heir WHERE heir.supersedes = ground.id)))"""
 _HEADS = f"id = item AND tenant = ? AND user = ? AND agent = ? AND {_LIVE}"
 
 
@@ -46,7 +50,8 @@ class Archive:
 
     Held is every message of a user, every fact, correction and document; a reply to a held message;
     a summary all of whose parents are held. Tool and system messages are not. A superseded or ended
-    record is held, and is part of no item until what superseded it is forgotten.
+    record is held, and is part of no item until what superseded it is forgotten; nor is what was
+    made from it: an answer that went by a corrected fact must not be remembered as an answer.
 
     `stale()` lists items whose index entries may be out of date; it survives a crash.
 
@@ -114,7 +119,7 @@ class Archive:
             touched: set[RecordId] = set()
             for id in gone:
                 [(item, old)] = self._rows("SELECT item, supersedes FROM records WHERE id = ?", id)
-                touched |= {item} | self._item_of(old)
+                touched |= {item} | self._kin(old)
                 self._touch(item)
             for id in gone:
                 self._db.execute("DELETE FROM records WHERE id = ?", (id,))
@@ -211,8 +216,8 @@ class Archive:
         if not known or known[0][:2] != (ended, _dump(record)):
             self._insert(record, item, ended)
             self._db.execute("UPDATE records SET ended = 0 WHERE id = ?", (record.supersedes,))
-            for old in {record.supersedes, *(was for *_, was in known)}:
-                for other in self._item_of(old):
+            for old in {record.id, record.supersedes, *(was for *_, was in known)}:
+                for other in self._kin(old):
                     self._touch(other)
         return item
 
@@ -246,6 +251,11 @@ class Archive:
 
     def _item_of(self, id: str | None) -> set[RecordId]:
         return {item for (item,) in self._rows("SELECT item FROM records WHERE id = ?", id)}
+
+    def _kin(self, id: str | None) -> set[RecordId]:
+        """The items of a record and of all that was made from it."""
+        query = "SELECT item FROM records JOIN parents ON child = id WHERE parent = ?"
+        return self._item_of(id) | {item for (item,) in self._rows(query, id)}
 
     def _with_dependants(self, ids: Collection[RecordId]) -> set[RecordId]:
         gone = {id for id in ids if self._item_of(id)}

@@ -136,6 +136,31 @@ def test_a_correction_supersedes_and_the_old_fact_stays_in_history(open_agent: O
     assert (chain[0].current, chain[1].current) == (False, True)
 
 
+def test_an_answer_that_went_by_a_corrected_fact_is_not_remembered_as_an_answer(
+    open_agent: OpenAgent,
+) -> None:
+    agent = open_agent(ScriptedLLM(lambda prompt: "It is green, as you said."))
+    old = agent.remember("My favourite colour is green.")
+    first = agent.ask("What is my favourite colour?", session="b")
+    second = agent.ask("Tell me my favourite colour again", session="c")
+    assert old.id in agent.ledger.get(second.record, agent.scope).parents  # type: ignore[arg-type]
+    agent.correct(old.id, "My favourite colour is blue.")
+    notes = agent.recall("my favourite colour").notes
+    assert any("blue" in note.text for note in notes)
+    assert not any("green" in note.text for note in notes)
+    assert agent.turns(session="b")[0].reply.id == first.record  # type: ignore[union-attr]
+
+
+def test_correcting_twice_corrects_what_holds_now(open_agent: OpenAgent) -> None:
+    agent = open_agent()
+    texts = ["The code is one.", "The code is two.", "The code is three."]
+    first = agent.remember(texts[0])
+    for text in texts[1:]:
+        agent.correct(first.id, text)
+    assert [record.text for record in agent.history(first.id)] == texts
+    assert [note.text for note in agent.recall("the code").notes] == texts[2:]
+
+
 def test_regenerating_replaces_the_reply_and_asks_with_the_same_message(
     open_agent: OpenAgent,
 ) -> None:
