@@ -47,14 +47,14 @@ class Loop:
 
         Whatever ends the turn early, what was said until then is kept, marked with why it ended.
         """
-        budget = self.prompt.budget(request)
+        budget, room = self.prompt.budget(request)
         message = redo.user if redo else self.hear(request)
         trace = Trace(model=self.llm.name, session=str(request.scope.session), message=message.id)
         clock = _Clock()
         cue = self.cue(request, message, budget)
         contributions = self.recall(cue, trace)
         composition = compose(contributions)
-        prompt, kept = self.prompt.place(request, composition.prompts, budget)
+        prompt, kept = self.prompt.place(request, composition.prompts, room)
         trace.note(kept)
         trace.recall_ms = clock.ms()
         said: list[str] = []

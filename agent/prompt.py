@@ -44,8 +44,9 @@ class PromptBuilder:
         self._llm = llm
         self._system = SYSTEM if system is None else system
 
-    def budget(self, request: Request) -> int:
-        """Tokens that memory may take: the window, less the bare prompt and room for a reply.
+    def budget(self, request: Request) -> tuple[int, int]:
+        """Tokens that memory may take, and that the whole prompt may: the window less room for a
+        reply, without and with the bare prompt.
 
         Raises:
             ContextOverflow: the message alone is too long; nothing has been stored yet.
@@ -59,22 +60,21 @@ class PromptBuilder:
         if bare >= window:
             raise _too_long(f"{bare:,} tokens with its prompt", window)
         reply = min(request.generation.max_tokens, window // 4)
-        return max(0, window - bare - reply)
+        return max(0, window - bare - reply), max(bare, window - reply)
 
     def place(
-        self, request: Request, prompts: Sequence[Prompt], budget: int
+        self, request: Request, prompts: Sequence[Prompt], room: int
     ) -> tuple[list[BaseMessage], list[Note]]:
-        """The prompt's messages, and the notes that found room in it, best first.
+        """The prompt's messages, within `room` tokens, and the notes that found room, best first.
 
         Fence, labels and message frames cost tokens too, so the worst notes, then the oldest
         turns, give way until the whole prompt fits.
         """
         turns = list(_turns(prompts))
         notes = _by_rank(prompts)
-        bare = self._llm.count_prompt_tokens(self._messages(request, (), ()))
         while True:
             messages = self._messages(request, turns, notes)
-            if self._llm.count_prompt_tokens(messages) <= bare + budget:
+            if not (turns or notes) or self._llm.count_prompt_tokens(messages) <= room:
                 return messages, notes
             if notes:
                 notes.pop()

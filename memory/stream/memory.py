@@ -60,6 +60,7 @@ class StreamMemory(Memory):
         )
         self._lock = RLock()
         self._short: set[RecordId] = set()
+        self._levels: dict[Scope, float | None] = {}
         self._opened: HybridIndex | None = None
         context.folder.mkdir(parents=True, exist_ok=True)
         self._archive = Archive(context.folder / "archive.db", layout=f"1 {config.keys}")
@@ -210,6 +211,7 @@ class StreamMemory(Memory):
     def _refresh(self, index: HybridIndex) -> None:
         """Bring the entries of stale items up to date; repeated after a crash, it ends the same."""
         while stale := self._archive.stale(_BATCH):
+            self._levels.clear()
             items = [item for item in map(self._archive.get, stale) if item is not None]
             wanted = {e.id: e for item in items for e in entries(item, self.config.keys)}
             index.delete(index.get(possible_ids(stale)).keys() - wanted.keys())
@@ -244,11 +246,15 @@ class StreamMemory(Memory):
         )
 
     def _chance_level(self, scope: Scope) -> float | None:
+        """Worked out once between two changes of the stream: it takes as long as a search."""
         with self._lock:
             self._refresh(self._index)  # a write may have failed half-way, in Chroma say
-            sample = self._archive.sample(scope, _SAMPLE)
-            vectors = self._index.vectors([entry_id(id, "raw") for id in sample])
-        return chance_level(vectors, self._archive.count(scope), self.config.chance)
+            if scope not in self._levels:
+                sample = self._archive.sample(scope, _SAMPLE)
+                vectors = self._index.vectors([entry_id(id, "raw") for id in sample])
+                size = self._archive.count(scope)
+                self._levels[scope] = chance_level(vectors, size, self.config.chance)
+            return self._levels[scope]
 
     def _gate(
         self, message: str, candidates: Sequence[Candidate], threshold: float | None
