@@ -314,7 +314,7 @@ def demo(model: Model = "smollm2", json: Json = False) -> None:
     from .demo import run_demo
 
     with reporting(json):
-        raise typer.Exit(0 if run_demo(model) else 1)
+        raise typer.Exit(0 if run_demo(model, as_json=json) else 1)
 
 
 def main() -> None:

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.console import Console
+
 from ..agent.agent import Agent
 from ..llm.base import GenerationConfig
-from .output import out
+from .output import emit, err, out
 
 FACTS = {
     "monday": "My name is Maria Oliveira.",
@@ -26,32 +28,36 @@ CORRECTION = "The code word for my locker is pelican."
 class Story:
     """Runs steps, times them, and remembers whether each one held."""
 
+    page: Console
     held: dict[str, bool] = field(default_factory=dict)
 
     def step(self, title: str, act: Callable[[], Iterator[str | bool]]) -> None:
         """Run one step: texts it yields are shown, the truth values are its checks."""
-        out.rule(f"[bold]{title}[/bold]", align="left")
+        self.page.rule(f"[bold]{title}[/bold]", align="left")
         started = time.perf_counter()
         checks = []
         for each in act():
             if isinstance(each, bool):
                 checks.append(each)
             else:
-                out.print(each, markup=False, soft_wrap=True)
+                self.page.print(each, markup=False, soft_wrap=True)
         self.held[title] = bool(checks) and all(checks)
         verdict = "[green]held[/green]" if self.held[title] else "[red]did not hold[/red]"
-        out.print(f"{verdict} in {time.perf_counter() - started:.1f} s\n")
+        self.page.print(f"{verdict} in {time.perf_counter() - started:.1f} s\n")
 
 
-def run_demo(model: str) -> bool:
-    """Tell the whole story in a folder of its own; True if every step held."""
-    story = Story()
+def run_demo(model: str, *, as_json: bool = False) -> bool:
+    """Tell the whole story in a folder of its own; True if every step held. With `as_json` the
+    story goes to stderr, and stdout gets which steps held."""
+    story = Story(err if as_json else out)
     with tempfile.TemporaryDirectory(prefix="palimpsest-demo-") as folder:
         home = Path(folder)
         story.step("Facts, told in three sessions", lambda: _tell(model, home))
         story.step("Asked in a fourth session", lambda: _ask(model, home, "heron"))
         story.step("A correction supersedes, and history keeps", lambda: _correct(model, home))
         story.step("Corrected, it stays corrected", lambda: _ask(model, home, "pelican"))
+    if as_json:
+        emit({"held": story.held})
     return all(story.held.values())
 
 
