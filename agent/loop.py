@@ -47,10 +47,10 @@ class Loop:
 
         Whatever ends the turn early, what was said until then is kept, marked with why it ended.
         """
+        clock = _Clock()
         budget, room = self.prompt.budget(request)
         message = redo.user if redo else self.hear(request)
         trace = Trace(model=self.llm.name, session=str(request.scope.session), message=message.id)
-        clock = _Clock()
         cue = self.cue(request, message, budget)
         contributions = self.recall(cue, trace)
         composition = compose(contributions)
