@@ -7,6 +7,7 @@ from threading import Event
 
 import pytest
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
+from langchain_core.runnables import RunnableConfig
 from palimpsest import Agent, GenerationConfig, ScriptedLLM
 from palimpsest.errors import (
     CapabilityError,
@@ -247,7 +248,10 @@ def test_langchain_messages_and_config_are_understood(open_agent: OpenAgent) -> 
     assert reply.text == "I read: hello heron"
     assert llm.prompts[-1][0].content == "Be brief."
     assert [s.id for s in agent.sessions(user="maria")] == ["cfg"]
-    assert [r.text for r in agent.batch(["a b", "c d"])] == ["I read: a b", "I read: c d"]
+    # A batch runs side by side: what one turn recalls of another hangs on the clock. So, two users.
+    apart: list[RunnableConfig] = [{"configurable": {"user": name}} for name in ("anna", "ben")]
+    replies = agent.batch(["a b", "c d"], apart)
+    assert [r.text for r in replies] == ["I read: a b", "I read: c d"]
     with pytest.raises(InputError, match="sesion"):
         agent.ask("hello", sesion="typo")
 
