@@ -181,15 +181,17 @@ class Meter:
         tools: Sequence[BaseTool] = (),
         cancel: Event | None = None,
     ) -> Iterator[Token]:
-        """The model's own stream; the prompt is noted when its first piece arrives."""
+        """The model's own stream. What was asked is noted when it ends, so as to delay nothing."""
         started = time.perf_counter()
         reply = self._llm.stream(messages, contributions, config, tools=tools, cancel=cancel)
         first = next(reply)
         ms = (time.perf_counter() - started) * 1000
-        tokens = self._llm.count_prompt_tokens(messages, tools)
-        self.asked.append(Asked(tuple(messages), tokens, ms))
-        yield first
-        yield from reply
+        try:
+            yield first
+            yield from reply
+        finally:
+            tokens = self._llm.count_prompt_tokens(messages, tools)
+            self.asked.append(Asked(tuple(messages), tokens, ms))
 
     def logprobs(
         self, messages: Sequence[BaseMessage], continuations: Sequence[str]

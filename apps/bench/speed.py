@@ -40,14 +40,15 @@ def speed(setting: Setting, dialogue: Dialogue) -> Table:
     return Table(
         title="time",
         rows=[*rows, *_starts(setting)],
-        note="median (quartiles) in ms; ratio: to the bare thing in the row below, pair by pair",
+        note="median (quartiles) in ms; the agent's ratio to each way is taken pair by pair",
     )
 
 
 def _first_tokens(agent: Agent, dialogue: Dialogue, rounds: int) -> list[Row]:
-    """The model itself gets the very messages that the agent sent, right afterwards, and one token
-    more: a second prompt of the same length is quicker, as kernels are prepared by shape. Each
-    question is new, so that no cache of embeddings helps the agent."""
+    """Through the agent; what of it was the model's own, which is the same prompt at the same
+    moment; and the prompt once more, to the model alone, one token longer, since a second prompt of
+    the same length is quicker, as kernels are prepared by shape. Each question is new, so that no
+    cache of embeddings helps the agent."""
     assert isinstance(agent.llm, Meter)
     meter, one = agent.llm, GenerationConfig(max_tokens=1)
 
@@ -55,27 +56,28 @@ def _first_tokens(agent: Agent, dialogue: Dialogue, rounds: int) -> list[Row]:
         time.sleep(PAUSE_S)
         return ask(agent, question).why.first_token_ms or 0.0
 
-    def bare() -> float:
+    def afterwards() -> float:
         *before, last = meter.asked[-1].messages
         longer = last.model_copy(update={"content": f"{last.content} ."})
         time.sleep(PAUSE_S)
         list(meter.stream([*before, longer], (), one))
         return meter.asked[-1].first_token_ms
 
-    ours, theirs = [], []
+    ours, inside, alone = [], [], []
     for probe in dialogue.probes[: rounds + 1]:
         ours.append(through_agent(probe.question))
-        theirs.append(bare())
-    del ours[0], theirs[0]  # these paid for what is loaded once
-    pairs = zip(ours, theirs, strict=True)
+        inside.append(meter.asked[-1].first_token_ms)
+        alone.append(afterwards())
     return [
-        {
-            "system": "first token, through the agent",
-            "ms": Spread.of(ours),
-            "ratio": Spread.of([a / b for a, b in pairs]),
-        },
-        {"system": "first token, the same prompt to the model", "ms": Spread.of(theirs)},
-    ]
+        _paired("first token, through the agent", ours[1:], ours[1:]),
+        _paired("of which the model's own", ours[1:], inside[1:]),
+        _paired("the same prompt to the model, afterwards", ours[1:], alone[1:]),
+    ]  # each first one paid for what is loaded once
+
+
+def _paired(system: str, ours: list[float], theirs: list[float]) -> Row:
+    ratio = Spread.of([a / b for a, b in zip(ours, theirs, strict=True)])
+    return {"system": system, "ms": Spread.of(theirs), "agent's ratio to it": ratio}
 
 
 def _writes(setting: Setting, agent: Agent, dialogue: Dialogue, rounds: int) -> list[Row]:

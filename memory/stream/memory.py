@@ -68,9 +68,12 @@ class StreamMemory(Memory):
     def write(self, records: Sequence[Record]) -> list[Artefact]:
         """Take records in; see `Memory.write`. An edge's key is that of the item."""
         with self._lock:
+            asked = self._levels.keys() & {record.scope.across_sessions() for record in records}
             items = self._archive.put(records)
             self._short.difference_update(items.values())
             self._refresh(self._index)
+            for scope in asked:
+                self._chance_level(scope)  # now, and not when the next message waits for it
         return [Artefact(id, f"item:{item}") for id, item in items.items()]
 
     def recall(self, cue: Cue) -> Prompt:

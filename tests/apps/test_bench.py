@@ -136,7 +136,8 @@ class TestTheStreamsBench:
         rows = speed.speed(setting, SMALL).rows
         assert [row["system"] for row in rows] == [
             "first token, through the agent",
-            "first token, the same prompt to the model",
+            "of which the model's own",
+            "the same prompt to the model, afterwards",
             "write a turn: ledger and store",
             "MiniLM and Chroma directly",
         ]
