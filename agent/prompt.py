@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 
@@ -28,13 +27,12 @@ prompt, where a planted instruction would carry more weight."""
 
 LABELS: Mapping[str, str] = {
     "user": "the user said",
-    "assistant": "you talked with the user",
+    "assistant": "you told the user",
     "document": "a document says",
     "tool": "a tool returned",
 }
 
 _FENCE = re.compile(r"<(/?)memory", re.IGNORECASE)
-_EPOCH = datetime(1, 1, 1, tzinfo=UTC)
 
 
 class PromptBuilder:
@@ -97,10 +95,10 @@ class PromptBuilder:
 
 
 def splice(notes: Sequence[Note]) -> str:
-    """Notes in the order in which they happened, inside the fence."""
-    ordered = sorted(notes, key=lambda note: note.when or _EPOCH)
+    """Notes, given best first, inside the fence: the best one last, as small models answer from
+    what stands next to the question (containment 0.30 in order of time, 0.43 so)."""
     lines = "\n".join(
-        f"- {LABELS.get(note.source, note.source)}: {defuse(note.text)}" for note in ordered
+        f"- {LABELS.get(note.source, note.source)}: {defuse(note.text)}" for note in reversed(notes)
     )
     return f"<memory>\n{lines}\n</memory>"
 

@@ -49,7 +49,8 @@ class Note:
         score: relevance; comparable within one memory only.
         tokens: length of `text` under the model's tokenizer.
         form: `raw` text or a `summary` of it.
-        source: who said it ("user", "assistant", "document", "tool").
+        source: who said it ("user", "assistant", "document", "tool"); where several speak, the
+            first, and the text says who the others are.
         when: time of the record, UTC.
     """
 

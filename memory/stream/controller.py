@@ -62,7 +62,7 @@ class Placed:
             score=self.candidate.score,
             tokens=self.piece.tokens,
             form="summary" if shortened else "raw",
-            source=item.source,
+            source=item.head.source,
             when=item.head.created,
         )
 

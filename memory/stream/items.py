@@ -46,6 +46,19 @@ class Item:
         return self.head.text if self.reply is None else exchange(self.head.text, self.reply.text)
 
     @property
+    def note(self) -> str:
+        """The text as it stands in a prompt, behind a label that says whose the head is."""
+        return self.head.text if self.reply is None else _note(self.head.text, self.reply.text)
+
+    @property
+    def short_note(self) -> str | None:
+        """The summary as it stands in a prompt."""
+        if self.summary is None:
+            return None
+        both = sides(self.summary.text)
+        return _note(*both) if both else self.summary.text
+
+    @property
     def source(self) -> Source:
         """Of the least trusted part."""
         return min(self.parts, key=_trust).source
@@ -65,6 +78,11 @@ def sides(text: str) -> tuple[str, str] | None:
     """What `exchange` joined, or None if the text has no such form."""
     user, label, assistant = text.partition("\n\nAssistant: ")
     return (user.removeprefix("User: "), assistant) if label else None
+
+
+def _note(user: str, assistant: str) -> str:
+    """Not the form of a transcript, which small models continue instead of answering."""
+    return f"{user}\n  you answered: {assistant}"
 
 
 def _trust(record: Record) -> float:

@@ -287,8 +287,9 @@ class StreamMemory(Memory):
 
     def _pieces(self, candidate: Candidate) -> Placed:
         # More characters than this never fit, and counting the tokens of a whole book takes long.
-        raw = self._ruler.measure(candidate.item.raw[: 32 * self.config.budget])
-        summary = candidate.item.summary and self._ruler.measure(candidate.item.summary.text)
+        raw = self._ruler.measure(candidate.item.note[: 32 * self.config.budget])
+        short = candidate.item.short_note
+        summary = self._ruler.measure(short) if short else None
         return Placed(candidate, raw, summary if summary and summary.tokens < raw.tokens else None)
 
     def _shorter(self, turn: Turn) -> tuple[str, str] | None:

@@ -103,9 +103,9 @@ def test_an_exchange_is_recalled_whole_with_who_said_what(open_stream: Open) -> 
     turn = exchange("My cello is from 1890.", "That is an old cello.")
     store.write(both(turn))
     [note] = recall(store, "How old is my cello?").notes
-    assert note.text == "User: My cello is from 1890.\n\nAssistant: That is an old cello."
+    assert note.text == "My cello is from 1890.\n  you answered: That is an old cello."
     assert note.records == tuple(part.id for part in both(turn))
-    assert (note.source, note.form, note.when) == ("assistant", "raw", turn.user.created)
+    assert (note.source, note.form, note.when) == ("user", "raw", turn.user.created)
 
 
 def test_a_reply_that_comes_later_completes_its_item(open_stream: Open) -> None:
