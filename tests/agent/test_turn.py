@@ -195,6 +195,20 @@ def test_one_user_never_sees_another_users_memory(open_agent: OpenAgent) -> None
         agent.why(session="main")
 
 
+def test_notes_say_who_spoke_and_the_best_stands_next_to_the_question(
+    open_agent: OpenAgent,
+) -> None:
+    llm = ScriptedLLM(lambda messages: "Noted.")
+    agent = open_agent(llm, memories=["scm:gate=always,flash_turns=0,floor=0"])
+    agent.ask("My locker code is heron.", session="monday")
+    agent.ask("The code of my sister's bike lock is 4711.", session="monday")
+    agent.ask("What is my locker code?", session="tuesday")
+    sent = str(llm.prompts[-1][-1].content)
+    first, second = sent.index("bike lock"), sent.index("heron")
+    assert first < second < sent.index("</memory>")
+    assert "- the user said: My locker code is heron.\n  you answered: Noted." in sent
+
+
 def test_remembered_text_stands_fenced_and_cannot_close_its_fence(open_agent: OpenAgent) -> None:
     llm = ScriptedLLM(lambda _: "ok")
     agent = open_agent(llm)
