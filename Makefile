@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup chat demo test lint bench docs
+.PHONY: setup chat demo test test-postgres lint bench docs
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -20,6 +20,12 @@ demo: setup
 
 test: setup
 	$(BIN)/pytest
+
+test-postgres: setup  # what lies in a database, in a PostgreSQL of the run's own
+	.ci/postgres $(BIN)/pytest tests/memory/test_ledger.py tests/memory/test_transfer.py \
+		tests/memory/test_stream.py tests/memory/search tests/conformance \
+		tests/unlearning/test_forgetting_on_servers.py \
+		-k "PostgreSQL or test_ledger or test_transfer or test_stream"
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -15,6 +15,7 @@ PalimpsestError
 │   └── RemoteError              a served model failed; `partial` holds what had arrived
 ├── LedgerError                  the ledger is unreadable, unwritable or inconsistent
 │   ├── RecordNotFound           no record of that id in this scope
+│   ├── PlanOutdated             what was to be forgotten is no longer what would go
 │   ├── ChainBroken              the event chain does not verify; names the first bad event
 │   └── HomeLocked               another process holds the data folder; names it
 └── StoreError                   a store's artefacts are damaged or disagree with the ledger
@@ -88,6 +89,10 @@ class RecordNotFound(LedgerError, KeyError):
 
     def __str__(self) -> str:  # KeyError would show the repr
         return str(self.args[0]) if self.args else ""
+
+
+class PlanOutdated(LedgerError):
+    """The ledger has changed since it was listed what would be forgotten."""
 
 
 class ChainBroken(LedgerError):

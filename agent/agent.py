@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, Self
@@ -20,15 +21,22 @@ from langchain_core.tools import tool as as_tool
 from ..errors import ConfigError, InputError, RecordNotFound
 from ..llm.base import LLM, GenerationConfig
 from ..llm.places import Prompt
-from ..memory.base import Cue, Memory
+from ..memory.base import Cue, Lens, Memory
 from ..memory.ledger import SessionInfo
-from ..memory.record import Kind, Record, RecordId, Scope, Source, Turn, new_id, now
+from ..memory.record import Kind, Reach, Record, RecordId, Scope, Source, Turn, new_id, now
 from ..memory.registry import DEFAULT_READER, DEFAULT_SELECTOR
+from ..memory.screening import admitted
+from ..memory.search.base import Where
 from ..memory.vectors import Embedder
+from ..unlearning.erasure import Eraser
+from ..unlearning.report import Plan, Report
+from ..unlearning.tiers import Tiers
 from .background import Background
 from .building import Parts, build_parts
 from .documents import Library
+from .forgetting import Forgettable, asked, asked_scope
 from .loop import Loop
+from .operations import Operations
 from .prompt import PromptBuilder
 from .reply import Recollection, Reply, ReplyChunk, collect
 from .request import AgentInput, Request, turn_scope
@@ -42,7 +50,7 @@ RECALL_BUDGET = 2048
 """Tokens that `Agent.recall` lets each memory return."""
 
 
-class Agent(Runnable[AgentInput, Reply]):
+class Agent(Operations, Runnable[AgentInput, Reply]):
     """An LLM with memories, on one data folder. Made by `Agent.open`; close it when done.
 
     A langchain `Runnable`: `invoke`, `stream`, `batch` and their async forms take a text or
@@ -72,6 +80,18 @@ class Agent(Runnable[AgentInput, Reply]):
         self._library = Library(parts.llm, parts.ledger, self.append, parts.embedder)
         self._background = Background(self.derive)
         self._resources.callback(self._background.close)
+        self._eraser = Eraser(
+            Tiers(
+                ledger=parts.ledger,
+                memories=parts.memories,
+                home=parts.home,
+                following=self._loop.stores,
+                outside=parts.outside,
+            )
+        )
+        if not parts.read_only:
+            self._loop.attend()
+            self._eraser.resume()
 
     @classmethod
     def open(
@@ -90,19 +110,23 @@ class Agent(Runnable[AgentInput, Reply]):
         name: str = "default",
         ledger_url: str | None = None,
         chroma_url: str | None = None,
+        read_only: bool = False,
     ) -> Self:
-        """Open an agent on a data folder, as its one writer.
+        """Open an agent on a data folder, as its one writer or as one of several readers.
 
         Args:
             model: a catalog name, a local folder, a served model's `http://host/v1#name`, or an
                 LLM of your own.
             home: the data folder; by default PALIMPSEST_HOME, else the platform's.
             memories: specs such as "scm" or "scm:k=6,gate=llm", or stores of your own.
-            tools: "remember", "recall", langchain tools, or plain functions with docstrings.
+            tools: "remember", "recall", "forget", langchain tools, or plain functions with
+                docstrings.
             system: the system prompt.
             tenant, user, name: whose agent this is; `name` is the agent's own.
             ledger_url: an SQLAlchemy URL instead of SQLite in the data folder.
             chroma_url: a Chroma server instead of Chroma in the data folder.
+            read_only: look, and change nothing; also while another process holds the folder.
+                Whatever writes raises a LedgerError, and stores are as their writer left them.
 
         Raises:
             HomeLocked, LedgerError, ModelNotFound, UnknownName, PlaceError, CapabilityError.
@@ -115,6 +139,7 @@ class Agent(Runnable[AgentInput, Reply]):
             embedder=embedder,
             ledger_url=ledger_url,
             chroma_url=chroma_url,
+            read_only=read_only,
         )
         try:
             return cls(
@@ -216,22 +241,21 @@ class Agent(Runnable[AgentInput, Reply]):
         Args:
             supersedes: id of the record it replaces: that one is no longer recalled, and stays
                 readable in `history`.
+
+        Raises:
+            InputError: it would supersede a record of a source that is trusted more.
         """
-        record = Record(
-            text=text,
-            scope=turn_scope(self.scope, options),
-            kind=kind,
-            source=source,
-            supersedes=RecordId(supersedes) if supersedes else None,
+        record = admitted(
+            Record(
+                text=text,
+                scope=turn_scope(self.scope, options),
+                kind=kind,
+                source=source,
+                supersedes=RecordId(supersedes) if supersedes else None,
+            )
         )
         self.append([record])
         return record
-
-    def append(self, records: Sequence[Record]) -> None:
-        """Store records of your own making, such as a conversation from elsewhere."""
-        with self._background.paused():
-            self.ledger.append(records)
-            self._loop.follow()
 
     def correct(self, wrong: Reply | str, text: str, **options: Any) -> Record:
         """Store `text` as what holds from now on, in place of what was wrong.
@@ -254,10 +278,30 @@ class Agent(Runnable[AgentInput, Reply]):
         wrong = self.history(wrong, **options)[-1].id
         return self.remember(text, kind="correction", supersedes=wrong, **options)
 
-    def recall(self, query: str, **options: Any) -> Recollection:
-        """What the memories hold on `query`, without asking the model; changes nothing."""
+    def recall(
+        self,
+        query: str,
+        *,
+        where: Where | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        as_of: datetime | None = None,
+        k: int | None = None,
+        **options: Any,
+    ) -> Recollection:
+        """What the memories hold on `query`, in all sessions, without asking the model; changes
+        nothing. Nothing relevant is an answer: no notes.
+
+        Args:
+            where: "kind", "role", "session", "source" or "speaker" -> the value that a record must
+                have, or several of which it must have one.
+            since, until: when it must have begun to hold: from the first to just before the second.
+            as_of: a time from which to look: what held then, superseded since or not.
+            k: most notes; by default what each memory is configured to.
+        """
         scope = turn_scope(self.scope, options)
-        cue = Cue(message=query, scope=scope, budget=RECALL_BUDGET, now=now())
+        lens = Lens(where=where or {}, since=since, until=until, as_of=as_of, k=k)
+        cue = Cue(message=query, scope=scope, budget=RECALL_BUDGET, now=now(), lens=lens)
         trace = Trace(model=self.llm.name, session=str(scope.session), message=new_id())
         given = self._loop.recall(cue, trace)
         notes = [note for part in given if isinstance(part, Prompt) for note in part.notes]
@@ -317,6 +361,62 @@ class Agent(Runnable[AgentInput, Reply]):
         self._loop.follow()
         return made
 
+    # Forgetting.
+
+    def forget(
+        self,
+        what: Forgettable | Report | None = None,
+        *,
+        query: str | None = None,
+        everything: bool = False,
+        all_users: bool = False,
+        source: Source | None = None,
+        origin: str | None = None,
+        since: datetime | None = None,
+        dry_run: bool = False,
+        **options: Any,
+    ) -> Report:
+        """Forget, in the ledger, every store and every file, and report what went and how that was
+        checked. What was made from a record goes with it, and so do its other versions.
+
+        Args:
+            what: ids or records; a text that is no id, as a query; or the report of a dry run, to
+                have exactly that done.
+            query: all records with all of these words, in all sessions unless `session=` is given.
+            everything: all records of the user, or of the session if one is given.
+            all_users: of all users and agents of the tenant.
+            source: all that came from it, a "document" or "tool" for one; with `origin`, only from
+                files, titles or tools of that name (`*` stands for any part of it), and with
+                `since`, only what was taken in from that time on.
+            dry_run: only report what would go.
+
+        Raises:
+            RecordNotFound: an id is not known in this scope, or nothing fits; nothing has gone.
+            PlanOutdated: the ledger has changed since the dry run; nothing has gone.
+            ConfigError: nothing is named or too much, or a store that holds some is not open.
+            LedgerError, StoreError: a step failed; opening the agent again goes on from there.
+        """
+        asking = asked(
+            self.ledger,
+            asked_scope(self.scope, options),
+            what,
+            query=query,
+            everything=everything,
+            all_users=all_users,
+            source=source,
+            origin=origin,
+            since=since,
+        )
+        with self._background.paused():
+            if dry_run:
+                return self._eraser.plan(asking.request if isinstance(asking, Plan) else asking)
+            return self._eraser.forget(asking)
+
+    def forgotten(self, *, all_users: bool = False, **options: Any) -> list[Report]:
+        """The reports of all that was forgotten of the user, oldest first."""
+        scope = asked_scope(self.scope, options)
+        return self._eraser.reports(Reach(tenant=scope.tenant) if all_users else Reach.of(scope))
+
     def start_background(self) -> None:
         """Do slow work in a thread from now on, whenever no turn is running."""
         self._background.start()
@@ -333,8 +433,8 @@ class Agent(Runnable[AgentInput, Reply]):
             return reply.why
         scope = turn_scope(self.scope, options)
         if reply is not None:
-            return Trace.from_json(self.ledger.get_trace(reply, scope.across_sessions()))
-        data = self.ledger.last_trace(scope)
+            return Trace.from_json(self.ledger.traces.get(reply, scope.across_sessions()))
+        data = self.ledger.traces.last(scope)
         if data is None:
             raise RecordNotFound(
                 f"session {scope.session!r} has no turn yet; `palimpsest sessions` lists those"

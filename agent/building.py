@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ..errors import CapabilityError
 from ..llm.base import LLM
@@ -21,7 +22,8 @@ from ..memory.vectors import Embedder, open_embedder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What an agent is made of. `resources` closes all of it, in the right order."""
+    """What an agent is made of. `resources` closes all of it, in the right order; `outside` names
+    the places beyond the data folder that stores keep things in."""
 
     home: Home
     llm: LLM
@@ -29,6 +31,8 @@ class Parts:
     memories: tuple[Memory, ...]
     embedder: Callable[[], Embedder]
     resources: ExitStack
+    outside: tuple[str, ...] = ()
+    read_only: bool = False
 
 
 def build_parts(
@@ -40,23 +44,30 @@ def build_parts(
     embedder: str | Embedder,
     ledger_url: str | None,
     chroma_url: str | None,
+    read_only: bool = False,
 ) -> Parts:
     """Open everything; if one part fails, what was open before it is closed again.
+
+    Args:
+        read_only: beside whoever holds the folder, and without making or changing anything.
 
     Raises:
         HomeLocked, LedgerError, ModelNotFound, UnknownName, PlaceError, CapabilityError.
     """
     with ExitStack() as stack:
-        folder = Home(home)
-        stack.enter_context(folder.lock())
-        ledger = Ledger.open(ledger_url or folder.path("ledger.sqlite3"))
+        folder = Home(home, make=not read_only)
+        if not read_only:
+            stack.enter_context(folder.lock())
+        ledger = Ledger.open(ledger_url or folder.path("ledger.sqlite3"), read_only=read_only)
         stack.callback(ledger.close)
         llm = open_llm(model, device=device) if isinstance(model, str) else model
         context = StoreContext(
             folder=folder.path("stores"),
             llm=llm,
-            embedder=_lazily(embedder, device),
+            embedder=lazily(embedder, device),
+            database_url=ledger_url,
             chroma_url=chroma_url,
+            read_only=read_only,
         )
         opened = []
         for memory in DEFAULT_MEMORIES if memories is None else memories:
@@ -71,6 +82,8 @@ def build_parts(
             memories=tuple(opened),
             embedder=context.embedder,
             resources=stack.pop_all(),
+            outside=(f"the Chroma server {urlsplit(chroma_url).hostname}",) if chroma_url else (),
+            read_only=read_only,
         )
 
 
@@ -89,7 +102,7 @@ def check_memory(memory: Memory, llm: LLM) -> None:
         )
 
 
-def _lazily(embedder: str | Embedder, device: str) -> Callable[[], Embedder]:
+def lazily(embedder: str | Embedder, device: str) -> Callable[[], Embedder]:
     """The embedder, opened once and when first asked for."""
 
     @cache

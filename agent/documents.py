@@ -55,7 +55,7 @@ class Library:
             UnknownName: there is no such reader.
         """
         clean_text(text)
-        shelf = replace(scope, session=f"read:{content_hash(text)[:16]}")
+        shelf = shelf_of(text, scope, "read")
         shelved = _Shelf(self.ledger.records(shelf))
         how = self._opened(READERS, reader)
         sections = how.read(text, topic=topic, done=shelved.texts, progress=progress, cancel=cancel)
@@ -92,6 +92,11 @@ class Library:
             if option not in known:
                 raise ConfigError(f"{registry.noun} {name!r} has no option {option!r}; has {known}")
         return made(self.llm, replace(reader.config, **options), embedder=self.embedder)
+
+
+def shelf_of(text: str, scope: Scope, verb: str) -> Scope:
+    """The session that holds what was made of a document by a verb; named by its content."""
+    return replace(scope, session=f"{verb}:{content_hash(text)[:16]}")
 
 
 class _Shelf:

@@ -14,8 +14,8 @@ from ..llm.base import LLM, Token
 from ..llm.places import Contribution, Note, Prompt, compose
 from ..memory.base import Cue, Memory
 from ..memory.ledger import Ledger
-from ..memory.projection import catch_up
-from ..memory.record import Record, RecordId, Turn, now
+from ..memory.projection import attend, catch_up
+from ..memory.record import TRUST, Record, RecordId, Turn, now
 from .prompt import PromptBuilder
 from .request import Request
 from .tools import ToolLoop, ToolResult
@@ -39,7 +39,6 @@ class Loop:
         self.prompt = prompt
         self.tools = tools
         self.stores = RLock()
-        self.follow()
 
     def turn(self, request: Request, redo: Turn | None = None) -> Generator[Token, None, Trace]:
         """Answer one message and return the turn's trace. With `redo`, answer its message again;
@@ -50,6 +49,7 @@ class Loop:
         clock = _Clock()
         budget, room = self.prompt.budget(request)
         message = redo.user if redo else self.hear(request)
+        began = self.ledger.last_seq()
         trace = Trace(model=self.llm.name, session=str(request.scope.session), message=message.id)
         cue = self.cue(request, message, budget)
         contributions = self.recall(cue, trace)
@@ -61,7 +61,10 @@ class Loop:
         try:
             for piece in self.tools.run(prompt, composition.attachments, request):
                 if isinstance(piece, ToolResult):
-                    self.hear_tool(piece, message, trace)
+                    trace.tools.append(piece.name)
+                    with self.stores:
+                        if not self.forgotten(message, trace, began):
+                            self.hear_tool(piece, message)
                     continue
                 trace.count(piece, clock.ms())
                 said.append(piece.text)
@@ -74,10 +77,14 @@ class Loop:
             raise
         finally:
             trace.generate_ms = clock.ms() - trace.recall_ms
-            self.remember("".join(said), message, redo, trace)
-            self.follow()
+            with self.stores:  # an erasure holds it, too, and comes before this or after
+                forgotten = self.forgotten(message, trace, began)
+                if not forgotten:
+                    self.remember("".join(said), message, redo, trace)
+                self.follow()
             trace.total_ms = clock.ms()
-            self.ledger.put_trace(trace.id, request.scope, trace.reply, trace.to_json())
+            if not forgotten:
+                self.ledger.traces.put(trace.id, request.scope, trace.reply, trace.to_json())
         return trace
 
     def hear(self, request: Request) -> Record:
@@ -110,9 +117,14 @@ class Loop:
             trace.memories.append(_account(memory, contribution, clock.ms()))
         return given
 
-    def hear_tool(self, result: ToolResult, message: Record, trace: Trace) -> None:
+    def forgotten(self, message: Record, trace: Trace, began: int) -> bool:
+        """Whether the message, or anything the memories gave to its turn, was forgotten since the
+        turn began. What is said then is said, but not kept: it may repeat what is to be gone."""
+        given = [record for memory in trace.memories for record in memory.records]
+        return self.ledger.erasures.since(began, {message.id, *given})
+
+    def hear_tool(self, result: ToolResult, message: Record) -> None:
         """What a tool said, kept as a record of low trust."""
-        trace.tools.append(result.name)
         if result.text.strip():
             self.ledger.append(
                 [
@@ -131,32 +143,47 @@ class Loop:
         """The reply, into the ledger; a model that said nothing leaves the turn open."""
         if not text.strip():
             return
+        behind = self.ledger.find(trace.records, message.scope.across_sessions())
         reply = Record(
             text=text.replace("\0", "\ufffd"),
             scope=message.scope,
             role="assistant",
             source="assistant",
-            parents=(message.id, *self._grounds(trace, message)),
+            trust=_trust(behind, trace),
+            parents=(message.id, *_grounds(behind, message)),
             supersedes=redo.reply.id if redo and redo.reply else None,
             meta={"finish": trace.finish, "model": trace.model},
         )
         self.ledger.append([reply])
         trace.reply = reply.id
 
-    def _grounds(self, trace: Trace, message: Record) -> list[RecordId]:
-        """What a reply went by: the records behind its notes, and where these are replies
-        themselves, what they went by. So a correction, or a forgetting, reaches every answer that
-        followed from what was wrong."""
-        behind = self.ledger.find(trace.records, message.scope.across_sessions())
-        earlier = [ground for record in behind for ground in record.parents[1:]]
-        grounds = dict.fromkeys([*(record.id for record in behind), *earlier])
-        return [ground for ground in grounds if ground != message.id]
+    def attend(self) -> None:
+        """Bring every store up to date that was just opened."""
+        with self.stores:
+            for memory in self.memories:
+                attend(self.ledger, memory)
 
     def follow(self) -> None:
         """Bring every store up to date with the ledger, after a turn as after a crash."""
         with self.stores:
             for memory in self.memories:
                 catch_up(self.ledger, memory)
+
+
+def _grounds(behind: Sequence[Record], message: Record) -> list[RecordId]:
+    """What a reply went by: the records behind its notes, and where these are replies themselves,
+    what they went by. So a correction, or a forgetting, reaches every answer that followed from
+    what was wrong."""
+    earlier = [ground for record in behind for ground in record.parents[1:]]
+    grounds = dict.fromkeys([*(record.id for record in behind), *earlier])
+    return [ground for ground in grounds if ground != message.id]
+
+
+def _trust(behind: Sequence[Record], trace: Trace) -> float:
+    """A reply is trusted no further than what it went by: else whatever a document says would be
+    trusted as conversation once it was talked of."""
+    given = [record.trust for record in behind if record.trust is not None]
+    return min([TRUST["assistant"], *given, *([TRUST["tool"]] if trace.tools else [])])
 
 
 def _account(memory: Memory, contribution: Contribution, ms: float) -> MemoryTrace:

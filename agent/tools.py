@@ -1,4 +1,4 @@
-"""Tools: the loop that lets a model call them, and the two that are the memory's own.
+"""Tools: the loop that lets a model call them, and those that are the memory's own.
 
 Models whose template has tools are given them natively; the others get a plain text protocol. Both
 ways a call comes back as JSON in the reply, so one reader serves both.
@@ -180,7 +180,8 @@ def _with_protocol(talk: Sequence[BaseMessage], tools: Any) -> list[BaseMessage]
 
 
 def memory_tools(agent: Agent) -> dict[str, BaseTool]:
-    """`remember` and `recall` as langchain tools, bound to `agent` and to the turn's scope."""
+    """`remember`, `recall` and `forget` as langchain tools, bound to `agent` and to the turn's
+    scope."""
 
     @tool
     def remember(text: str, config: RunnableConfig) -> str:
@@ -194,7 +195,14 @@ def memory_tools(agent: Agent) -> dict[str, BaseTool]:
         found = agent.recall(query, **_scope(config))
         return "\n".join(note.text for note in found.notes) or "nothing found"
 
-    return {"remember": remember, "recall": recall}
+    @tool
+    def forget(words: str, config: RunnableConfig) -> str:
+        """Erase for good, from all sessions, whatever was said or stored that has all these words.
+        Only when the user asks for it."""
+        report = agent.forget(query=words, **_scope(config))
+        return f"{len(report.records)} records are erased for good"
+
+    return {"remember": remember, "recall": recall, "forget": forget}
 
 
 def _scope(config: RunnableConfig) -> dict[str, Any]:

@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
+from .files import export, import_, ingest
+from .forgetting import forget, verify
+from .keeping import backup, doctor, restore, stats, verify_chain
 from .models import models
+from .opening import open_keeper
 from .output import (
     Home,
     Json,
@@ -23,6 +28,8 @@ from .output import (
     out,
     reporting,
 )
+from .quarantine import quarantine
+from .recalling import recall
 
 if TYPE_CHECKING:
     from ..agent.agent import Agent
@@ -34,6 +41,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(models)
+app.add_typer(quarantine)
+app.command()(forget)
+app.command()(verify)
+app.command()(recall)
+for command in (ingest, export, backup, restore, doctor, verify_chain, stats):
+    app.command()(command)
+app.command("import")(import_)
 
 
 def open_agent(
@@ -143,33 +157,6 @@ def remember(
 
 
 @app.command()
-def recall(
-    query: str,
-    explain: Annotated[bool, typer.Option("--explain", help="Show each memory's reasons.")] = False,
-    home: Home = None,
-    session: Session = "main",
-    user: User = "default",
-    memory: Memories = None,
-    model: Model = "smollm2",
-    json: Json = False,
-) -> None:
-    """What the memories hold on a question, best first; the model is not asked."""
-    with reporting(json), open_agent(home, model, memory or None, user) as agent:
-        found = agent.recall(query, session=session)
-        if json:
-            emit(found)
-            return
-        table = Table("score", "who", "form", "text", "record", box=None, pad_edge=False)
-        for note in found.notes:
-            table.add_row(
-                f"{note.score:.3f}", note.source, note.form, note.text, "\n".join(note.records)
-            )
-        out.print(table if found.notes else "nothing found")
-        if explain:
-            out.print_json(data=found.explain)
-
-
-@app.command()
 def correct(
     record: str,
     text: str,
@@ -195,7 +182,7 @@ def history(
     json: Json = False,
 ) -> None:
     """A record, what it superseded and what superseded it, oldest first."""
-    with reporting(json), open_agent(home, model, [], user) as agent:
+    with reporting(json), open_keeper(home, model, [], user, read_only=True) as agent:
         chain = agent.history(record)
         if json:
             emit(chain)
@@ -210,7 +197,7 @@ def sessions(
     home: Home = None, user: User = "default", model: Model = "smollm2", json: Json = False
 ) -> None:
     """All conversations of a user, the latest first."""
-    with reporting(json), open_agent(home, model, [], user) as agent:
+    with reporting(json), open_keeper(home, model, [], user, read_only=True) as agent:
         found = agent.sessions()
         if json:
             emit(found)
@@ -218,7 +205,7 @@ def sessions(
         table = Table("session", "turns", "last", "forked from", box=None, pad_edge=False)
         for each in found:
             last = f"{each.last:%Y-%m-%d %H:%M}" if each.last else ""
-            table.add_row(each.id, str(each.turns), last, each.forked_from or "")
+            table.add_row(escape(each.id), str(each.turns), last, escape(each.forked_from or ""))
         out.print(table if found else "no conversations yet; begin one with `palimpsest chat`")
 
 
@@ -235,7 +222,7 @@ def fork(
     """Begin conversation NEW with the turns of SESSION."""
     with reporting(json), open_agent(home, model, [], user) as agent:
         scope = agent.fork(session, new, at=at)
-        emit(scope) if json else out.print(f"{scope.session} goes on from {session}")
+        emit(scope) if json else out.print(f"{scope.session} goes on from {session}", markup=False)
 
 
 @app.command()
@@ -250,7 +237,7 @@ def why(
     """Which memory gave what to a reply, and why."""
     from .why import show_trace
 
-    with reporting(json), open_agent(home, model, [], user) as agent:
+    with reporting(json), open_keeper(home, model, [], user, read_only=True) as agent:
         trace = agent.why(reply, session=session)
         emit(trace) if json else show_trace(agent, trace)
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from ..errors import InputError, PalimpsestError
 
@@ -77,7 +78,8 @@ def reporting(as_json: bool) -> Iterator[None]:
     except PalimpsestError as error:
         if as_json:
             emit({"error": {"type": type(error).__name__, "message": str(error)}})
-        err.print(f"[red]{type(error).__name__}[/red]: {error}", markup=True, soft_wrap=True)
+        what = escape(str(error))  # it may name a file or a value that looks like markup
+        err.print(f"[red]{type(error).__name__}[/red]: {what}", soft_wrap=True)
         raise typer.Exit(2 if isinstance(error, ValueError) else 1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -49,5 +49,9 @@ class UnopenedLLM:
     def _opened(self) -> LLM:
         return open_llm(self.name, device=self._device)
 
+    def count_tokens(self, text: str) -> int:
+        """Tokens of `text`; a method, so that to hold it does not yet open the model."""
+        return self._opened.count_tokens(text)
+
     def __getattr__(self, attribute: str) -> Any:
         return getattr(self._opened, attribute)

@@ -44,7 +44,8 @@ class Note:
     """One piece of remembered text.
 
     Args:
-        text: as the model will read it, without fence or label.
+        text: as the model will read it, without fence or label. Of several lines, those after the
+            first are indented; a memory marks what others said in several lines (`pieces.quoted`).
         records: ids of the records it was made from.
         score: relevance; comparable within one memory only.
         tokens: length of `text` under the model's tokenizer.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from datetime import datetime
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -17,12 +17,51 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from ..errors import ConfigError
 from ..llm.places import Contribution, Place
 from .record import Record, RecordId, Scope, Turn
+from .search.base import Where, bound
 
 if TYPE_CHECKING:
     from ..llm.base import LLM, Capability
     from .vectors import Embedder
 
-__all__ = ["Artefact", "Capabilities", "Cue", "Erasure", "Memory", "StoreContext"]
+__all__ = ["Artefact", "Capabilities", "Cue", "Erasure", "Lens", "Memory", "StoreContext"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lens:
+    """What a recall is narrowed to; by default nothing is left out.
+
+    Args:
+        where: "kind", "role", "session", "source" or "speaker" -> the value that a record must
+            have, or several of which it must have one.
+        since, until: when it must have begun to hold: from the first to just before the second.
+        as_of: a time from which to look: what held then, superseded since or not, and nothing
+            newer.
+        k: most notes; by default what the memory is configured to.
+
+    Raises:
+        ConfigError: `where` has another key or no value, a time has no zone, or k is below 1.
+    """
+
+    where: Where = field(default_factory=dict)
+    since: datetime | None = None
+    until: datetime | None = None
+    as_of: datetime | None = None
+    k: int | None = None
+
+    def __post_init__(self) -> None:
+        bound(self.where)
+        for name in ("since", "until", "as_of"):
+            time = getattr(self, name)
+            if time is not None and time.tzinfo is None:
+                raise ConfigError(f"{name}={time} has no time zone; give it one, UTC for choice")
+        if self.k is not None and self.k < 1:
+            raise ConfigError(f"k={self.k} must be at least 1")
+
+    @property
+    def end(self) -> datetime | None:
+        """The first time that is too late, by `until` and `as_of`."""
+        just_after = self.as_of and self.as_of + timedelta(microseconds=1)
+        return min((time for time in (self.until, just_after) if time), default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +75,7 @@ class Cue:
             largest `Capabilities.recent_turns` among the agent's memories.
         budget: tokens this memory may put into the prompt; a hard limit.
         now: time of the turn, UTC.
+        lens: what is to be left out.
     """
 
     message: str
@@ -43,6 +83,7 @@ class Cue:
     recent: tuple[Turn, ...] = ()
     budget: int
     now: datetime
+    lens: Lens = Lens()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +129,16 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreContext:
-    """What a store is opened with: a folder of its own, the model, and a lazily loaded embedder."""
+    """What a store is opened with: a folder of its own, the model, a lazily loaded embedder, and
+    servers in place of the folder: a database for tables, Chroma for vectors. With `read_only` it
+    makes and changes nothing, as another process may be writing."""
 
     folder: Path
     llm: LLM
     embedder: Callable[[], Embedder]
+    database_url: str | None = None
     chroma_url: str | None = None
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +194,10 @@ class Memory(ABC):
     def held(self) -> frozenset[RecordId]:
         """Ids of all records it holds something of; the doctor compares them with the lineage."""
 
+    def empty(self) -> bool:
+        """Whether it holds nothing; asked whenever it is opened, so an override may be faster."""
+        return not self.held()
+
     @abstractmethod
     def digest(self) -> str:
         """SHA-256 of what it holds, in canonical order: equal if and only if the contents are."""
@@ -165,6 +214,23 @@ class Memory(ABC):
         """Slow work between turns: new records (summaries) for the ledger, one at a time. Stops
         soon after `cancel` is set; what is left is done the next time."""
         yield from ()
+
+    def purge(self, *, rewrite: bool = True) -> None:
+        """Leave nothing of what was forgotten in the files: deleted rows, old segments, logs. Done
+        at the end of an erasure. Idempotent.
+
+        Args:
+            rewrite: write the files anew, in a time that grows with them; else overwrite what is
+                known to be deleted, which may leave a stale copy of a row that was moved.
+        """
+        return
+
+    def marks(self, ids: Collection[RecordId] | None = None) -> Iterable[bytes]:
+        """Byte strings on disk that stand for these records, or all it holds, and say something of
+        them, as a vector's bytes do, or stand beside their texts; the longer, the better told from
+        chance. Asked before records are forgotten: none may be found in the files after `purge`.
+        Texts are searched for in any case."""
+        return ()
 
     def close(self) -> None:
         """Release files and handles. May be called twice."""

@@ -178,21 +178,27 @@ def verify(session: Session) -> None:
 
 def _check_contents(session: Session, batch: Sequence[Event], missing: dict[str, int]) -> int:
     """Compare the records that `batch` appended with their commitments. `missing` collects those
-    without a row, until their erasure comes by. Returns how many rows there are."""
-    appended = {event.subject: event for event in batch if event.kind == "append"}
-    rows = session.scalars(select(RecordRow).where(RecordRow.id.in_(appended))).all()
-    for row in rows:
-        event = appended.pop(row.id)
-        states = (row.seq, row.commitment, stamp(row.valid_to))
-        stated = (event.seq, event.payload["content"], event.payload["valid_to"])
-        if states != stated or commitment(row.salt, row.to_record()) != row.commitment:
-            raise ChainBroken(f"event {event.seq}: the content of record {row.id} was changed")
-    missing |= {subject: event.seq for subject, event in appended.items()}
+    without a row, until their erasure comes by: one that was erased may have been appended again.
+    Returns how many rows there are."""
+    ids = {event.subject for event in batch if event.kind == "append"}
+    rows = {row.id: row for row in session.scalars(select(RecordRow).where(RecordRow.id.in_(ids)))}
+    found = 0
     for event in batch:
+        row = rows.get(event.subject)
         if event.kind == "erase":
             missing.pop(event.subject, None)
+        elif event.kind != "append":
+            continue
+        elif row is None or row.seq > event.seq:
+            missing[event.subject] = event.seq
+        else:
+            found += 1
+            states = (row.seq, row.commitment, stamp(row.valid_to))
+            stated = (event.seq, event.payload["content"], event.payload["valid_to"])
+            if states != stated or commitment(row.salt, row.to_record()) != row.commitment:
+                raise ChainBroken(f"event {event.seq}: the content of record {row.id} was changed")
     session.expunge_all()
-    return len(rows)
+    return found
 
 
 def _batches(session: Session) -> Iterator[list[Event]]:

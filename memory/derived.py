@@ -5,7 +5,8 @@ Functions inside a transaction that the caller holds. Knows a store by its name 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from typing import Literal, NamedTuple
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
@@ -16,6 +17,15 @@ from .chain import Event
 from .journal import chunks
 from .record import Record, RecordId, Scope
 from .schema import CursorRow, LineageRow, ParentRow, RecordRow, visible
+
+Why = Literal["asked for", "version of", "made from", "reply to"]
+
+
+class Ground(NamedTuple):
+    """Why a record has to go: what it is, and of which record that goes."""
+
+    why: Why
+    of: RecordId | None = None
 
 
 def history(session: Session, id: RecordId, scope: Scope) -> list[Record]:
@@ -90,13 +100,47 @@ def advance(
     rows = [{"record": id, "store": store, "artefact": key} for id, key in sorted(edges)]
     if rows:
         session.execute(insert(LineageRow), rows)
-    if session.get(CursorRow, store) is None:
+    moved = update(CursorRow).where(CursorRow.store == store).values(seq=seq)
+    if not session.connection().execute(moved).rowcount:
         session.add(CursorRow(store=store, seq=seq))
-    else:
-        session.execute(update(CursorRow).where(CursorRow.store == store).values(seq=seq))
 
 
 def reset(session: Session, store: str) -> None:
     """Drop the store's lineage and cursor."""
     session.execute(delete(LineageRow).where(LineageRow.store == store))
     session.execute(delete(CursorRow).where(CursorRow.store == store))
+
+
+def closure(session: Session, asked: Iterable[RecordId]) -> dict[RecordId, Ground]:
+    """What has to go along with these records, each with why; see `Erasures.closure`."""
+    found = {id: Ground("asked for") for id in asked}
+    unread = list(found)
+    while unread:
+        fresh: dict[RecordId, Ground] = {}
+        for part in chunks(unread):
+            for id, ground in (*_versions(session, part), *_offspring(session, part)):
+                if id not in found:
+                    fresh.setdefault(id, ground)
+        found |= fresh
+        unread = list(fresh)
+    return found
+
+
+def _versions(session: Session, ids: Collection[str]) -> Iterator[tuple[RecordId, Ground]]:
+    """What each supersedes, and what supersedes it."""
+    link = select(RecordRow.id, RecordRow.supersedes)
+    for newer, older in session.execute(link.where(RecordRow.id.in_(ids))):
+        if older is not None:
+            yield RecordId(older), Ground("version of", RecordId(newer))
+    for newer, older in session.execute(link.where(RecordRow.supersedes.in_(ids))):
+        yield RecordId(newer), Ground("version of", RecordId(str(older)))
+
+
+def _offspring(session: Session, ids: Collection[str]) -> Iterator[tuple[RecordId, Ground]]:
+    """What was made from each. The first parent of a reply is the message it answers."""
+    columns = (ParentRow.record, ParentRow.parent, ParentRow.position, RecordRow.kind)
+    query = select(*columns, RecordRow.role).join(RecordRow, RecordRow.id == ParentRow.record)
+    for row in session.execute(query.where(ParentRow.parent.in_(ids))):
+        child, parent, *is_reply = row
+        why: Why = "reply to" if is_reply == [0, "message", "assistant"] else "made from"
+        yield RecordId(child), Ground(why, RecordId(parent))

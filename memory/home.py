@@ -28,16 +28,18 @@ class Home:
 
     Args:
         path: the folder; by default what PALIMPSEST_HOME says, or else the platform's data folder.
+        make: make it if it is not there.
 
     Raises:
         LedgerError: it cannot be made.
     """
 
-    def __init__(self, path: str | Path | None = None) -> None:
+    def __init__(self, path: str | Path | None = None, *, make: bool = True) -> None:
         chosen = path or os.environ.get(VARIABLE) or user_data_dir("palimpsest", appauthor=False)
         self.root = Path(chosen).expanduser().resolve()
         with _explained(self.root):
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if make or self.root.exists():
+                self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def path(self, *parts: str) -> Path:
         """A path inside the folder. Makes nothing.
@@ -52,6 +54,20 @@ class Home:
                 " inside it"
             )
         return found
+
+    def holder(self) -> str | None:
+        """Who holds the folder, as they wrote it down; None if nobody does. Takes no lock for
+        longer than it needs to see."""
+        if not self.path("lock").exists():
+            return None
+        lock = FileLock(self.path("lock"), timeout=0)
+        with _explained(self.root):
+            try:
+                lock.acquire()
+            except Timeout:
+                return _name(self.path("lock.json"))
+            lock.release()
+        return None
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -103,12 +119,15 @@ def _command() -> str:
 
 def _held(root: Path, holder: Path) -> str:
     remedy = "close it, or choose another folder with --home"
+    return f"data folder {root} is held by {_name(holder)}; {remedy}"
+
+
+def _name(holder: Path) -> str:
     try:
         who: dict[str, Any] = json.loads(holder.read_text(encoding="utf-8"))
-        name = "{command!r}, process {pid} on {host}, since {since}".format_map(who)
+        return "{command!r}, process {pid} on {host}, since {since}".format_map(who)
     except (OSError, ValueError, KeyError, TypeError):
-        name = "another process, which has not written down its name"
-    return f"data folder {root} is held by {name}; {remedy}"
+        return "another process, which has not written down its name"
 
 
 @contextmanager

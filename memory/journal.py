@@ -12,16 +12,18 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import delete, exists, insert, select, tuple_, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import delete, insert, select, tuple_, update
+from sqlalchemy.orm import Session
 
-from ..errors import InputError, LedgerError, RecordNotFound
+from ..errors import InputError, LedgerError, PlanOutdated, RecordNotFound
 from .chain import BATCH, Tail, canonical, commitment, stamp
-from .record import Record, RecordId, Scope
+from .record import TRUST, Reach, Record, RecordId, Scope
 from .schema import ParentRow, RecordRow, SessionRow, visible
 
 T = TypeVar("T")
 Family = tuple[str, str, str]
+Place = tuple[str | None, ...]
+"""Tenant, user, agent and session."""
 
 COPIED = (
     *("id", "kind", "role", "source", "text", "content_hash", "trust", "meta"),
@@ -41,7 +43,8 @@ def append(session: Session, records: Sequence[Record]) -> int:
     """Add the records that are not there yet; returns how many.
 
     Raises:
-        InputError: a time without a zone, or `meta` that is not JSON.
+        InputError: a time without a zone, `meta` that is not JSON, or a record that supersedes one
+            of a source that is trusted more.
         LedgerError: an id that is taken by another content, or a record corrected twice.
         RecordNotFound: a superseded record or a parent is not there.
     """
@@ -78,30 +81,44 @@ def append(session: Session, records: Sequence[Record]) -> int:
     return len(fresh)
 
 
-def erase(session: Session, ids: Collection[RecordId], scope: Scope) -> frozenset[RecordId]:
+def erase(
+    session: Session, ids: Collection[RecordId], scope: Scope | Reach, *, closed: bool = False
+) -> frozenset[RecordId]:
     """Remove the records that `scope` covers, and mend what referred to them; returns their ids.
 
     A chain of supersessions closes over the gap: with B superseding A and C superseding B, erasing
     B leaves C superseding A, and erasing B and C leaves A current again.
+
+    Args:
+        closed: all of them must be there, and nothing that stays may be a version of one or made
+            from one.
+
+    Raises:
+        PlanOutdated: it is `closed`, and that is not so; nothing is erased.
     """
     tail = Tail(session)
     gone: dict[str, str | None] = {}
-    places = set[tuple[str | None, ...]]()
+    places = set[Place]()
     place = (RecordRow.tenant, RecordRow.user, RecordRow.agent, RecordRow.session)
     for part in chunks(ids):
         query = select(RecordRow.id, RecordRow.supersedes, *place)
         for id, old, *where in session.execute(visible(query.where(RecordRow.id.in_(part)), scope)):
             gone[id] = old
             places.add(tuple(where))
-    if not gone:
-        return frozenset()
     heirs = _heirs(session, gone)
     touched = _orphans(session, gone)
+    left = {old for old in gone.values() if old and old not in gone}
+    if closed and (heirs or touched or left or gone.keys() != set(ids)):
+        raise PlanOutdated(
+            "records were added or erased since it was listed what would be forgotten; list it"
+            " again"
+        )
+    if not gone:
+        return frozenset()
     for doomed in chunks(gone):
         session.execute(delete(RecordRow).where(RecordRow.id.in_(doomed)))
     for record in sorted(gone):
         tail.add("erase", record, {})
-    left = {old for old in gone.values() if old and old not in gone}
     for heir, old in heirs:
         while old in gone:
             old = gone[old]
@@ -147,8 +164,9 @@ def _unknown(session: Session, records: Sequence[Record]) -> list[_Sealed]:
 
 def _check_references(session: Session, fresh: Sequence[Record]) -> None:
     """Parents and superseded records must be of the same tenant, user and agent, and come first.
-    A message may be said again in several branches; any other word on a record is the last."""
-    homes, heirs = _known_references(session, fresh)
+    A message may be said again in several branches; any other word on a record is the last, and
+    what is trusted less has none on it."""
+    homes, heirs, trust = _known_references(session, fresh)
     for record in fresh:
         family = _family(record.scope)
         for role, referred in (
@@ -165,29 +183,43 @@ def _check_references(session: Session, fresh: Sequence[Record]) -> None:
                 f"record {record.id}: {record.supersedes} is already superseded by"
                 f" {heirs[record.supersedes]}; supersede that one"
             )
-        homes[record.id] = family
+        if record.supersedes and _standing(record) < trust[record.supersedes]:
+            raise InputError(
+                f"supersedes={record.supersedes} is of trust {trust[record.supersedes]} and record"
+                f" {record.id}, from source={record.source!r}, of {_standing(record)}; what is"
+                " trusted less supersedes nothing: append it by itself, or let the user correct"
+            )
+        homes[record.id], trust[record.id] = family, record.trust or 0.0
         if record.supersedes and record.kind != "message":
             heirs[record.supersedes] = record.id
 
 
 def _known_references(
     session: Session, fresh: Sequence[Record]
-) -> tuple[dict[str, Family], dict[str, str]]:
-    """Of all ids that `fresh` refers to: whose each is, and what other than a message supersedes
-    it."""
+) -> tuple[dict[str, Family], dict[str, str], dict[str, float]]:
+    """Of all ids that `fresh` refers to: whose each is, what other than a message supersedes it,
+    and how far it is trusted."""
     referred = {parent for record in fresh for parent in record.parents}
     superseded = {record.supersedes for record in fresh if record.supersedes}
     homes: dict[str, Family] = {}
     heirs: dict[str, str] = {}
+    trusts: dict[str, float] = {}
     for part in chunks(referred | superseded):
-        query = select(RecordRow.id, RecordRow.tenant, RecordRow.user, RecordRow.agent)
-        for id_, *family in session.execute(query.where(RecordRow.id.in_(part))):
-            homes[id_] = (family[0], family[1], family[2])
+        place = (RecordRow.tenant, RecordRow.user, RecordRow.agent)
+        query = select(RecordRow.id, RecordRow.trust, *place)
+        for id_, trust, *family in session.execute(query.where(RecordRow.id.in_(part))):
+            homes[id_], trusts[id_] = (family[0], family[1], family[2]), trust
     for part in chunks(superseded):
         taken = select(RecordRow.supersedes, RecordRow.id).where(RecordRow.supersedes.in_(part))
         taken = taken.where(RecordRow.kind != "message")
         heirs |= {old: heir for old, heir in session.execute(taken) if old}
-    return homes, heirs
+    return homes, heirs, trusts
+
+
+def _standing(record: Record) -> float:
+    """How far its source is trusted, if the record is trusted at all: a reply that went by a
+    document may take the place of one that did not."""
+    return max(record.trust, TRUST[record.source]) if record.trust else 0.0
 
 
 def _open_sessions(session: Session, fresh: Sequence[Record]) -> None:
@@ -202,30 +234,33 @@ def _open_sessions(session: Session, fresh: Sequence[Record]) -> None:
             session.execute(insert(SessionRow).values(**names, created=created))
 
 
-def _close_sessions(session: Session, places: Iterable[tuple[str | None, ...]]) -> None:
-    """Remove sessions that have nothing left, and that no fork comes from or goes to."""
-    fork = aliased(SessionRow)
-    scope = (SessionRow.tenant, SessionRow.user, SessionRow.agent)
-    for place in places:
-        session.execute(
-            delete(SessionRow)
-            .where(tuple_(*scope, SessionRow.session) == place, SessionRow.forked_from.is_(None))
-            .where(
-                ~exists().where(
-                    RecordRow.tenant == SessionRow.tenant,
-                    RecordRow.user == SessionRow.user,
-                    RecordRow.agent == SessionRow.agent,
-                    RecordRow.session == SessionRow.session,
-                ),
-                ~exists().where(
-                    fork.tenant == SessionRow.tenant,
-                    fork.user == SessionRow.user,
-                    fork.agent == SessionRow.agent,
-                    fork.forked_from == SessionRow.session,
-                ),
-            )
-            .execution_options(synchronize_session=False)
-        )
+def _close_sessions(session: Session, places: Iterable[Place]) -> None:
+    """Remove conversations that show nothing any more: no record of their own or of what they were
+    forked from is left, and no fork reads on from them. One that only a fork keeps loses its title.
+    """
+    unread = list(places)
+    while unread:
+        place = unread.pop()
+        row = session.get(SessionRow, place)
+        if row is None or _speaks(session, row):
+            continue
+        family = (SessionRow.tenant, SessionRow.user, SessionRow.agent, SessionRow.forked_from)
+        forks = list(session.scalars(select(SessionRow).where(tuple_(*family) == place)))
+        row.title = None
+        unread += [(*place[:3], fork.session) for fork in forks]
+        origin = row
+        while origin.forked_from is not None and not _speaks(session, origin):
+            origin = session.get_one(SessionRow, (*place[:3], origin.forked_from))
+        if not forks and not _speaks(session, origin):
+            session.delete(row)
+            session.flush()
+            unread.append((*place[:3], row.forked_from))
+
+
+def _speaks(session: Session, row: SessionRow) -> bool:
+    """Whether a conversation has a record of its own."""
+    own = Scope(row.tenant, row.user, row.agent, row.session)
+    return session.scalar(visible(select(RecordRow.id), own).limit(1)) is not None
 
 
 def _heirs(session: Session, gone: Collection[str]) -> list[tuple[str, str | None]]:

@@ -6,19 +6,19 @@ events, and which record each of its artefacts comes from. Every read is bound t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Self, get_args
 
-from sqlalchemy import func, insert, or_, select
+from sqlalchemy import func, select
 
 from ..errors import InputError, RecordNotFound
 from . import chain, derived, journal, transcript
 from .base import Artefact
-from .chain import Event, canonical
+from .chain import Event
 from .database import Database
-from .record import Kind, Record, RecordId, Scope, Turn, now
+from .erasures import Erasures
+from .record import Kind, Record, RecordId, Scope, Turn
 from .schema import (
     CursorRow,
     EventRow,
@@ -29,7 +29,11 @@ from .schema import (
     TraceRow,
     visible,
 )
+from .screening import admitted
+from .traces import Traces
 from .transcript import SessionInfo
+from .transfer import Transfer
+from .upkeep import Upkeep
 
 __all__ = ["Event", "Ledger", "SessionInfo"]
 
@@ -46,16 +50,31 @@ class Ledger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.erasures = Erasures(database)
+        self.traces = Traces(database)
+        self.transfer = Transfer(database)
+        self.upkeep = Upkeep(database)
+
+    @property
+    def name(self) -> str:
+        """Its file, or its URL without the password."""
+        return str(self._database.name)
+
+    @property
+    def file(self) -> Path | None:
+        """Where it lies; None on a server."""
+        return self._database.file
 
     @classmethod
-    def open(cls, where: str | Path) -> Ledger:
-        """Open a file path or a database URL; makes it and brings its schema up to date.
+    def open(cls, where: str | Path, *, read_only: bool = False) -> Ledger:
+        """Open a file path or a database URL; makes it and brings its schema up to date, unless it
+        is to be `read_only`, which works beside another process that writes.
 
         Raises:
             LedgerError: it cannot be read or written, or a newer version wrote it.
             ConfigError: the URL cannot be used.
         """
-        return cls(Database(where))
+        return cls(Database(where, read_only=read_only))
 
     def close(self) -> None:
         """Release the file. May be called twice."""
@@ -67,17 +86,22 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def append(self, records: Iterable[Record]) -> int:
+    def append(self, records: Iterable[Record], *, screened: bool = True) -> int:
         """Add records, all or none, and return how many were new. An id that is there already with
         the same content is left as it is. A record that supersedes another ends it: the old one's
         `valid_to` becomes the new one's `valid_from`.
 
+        Args:
+            screened: what comes from a document or a tool and gives orders is kept without any
+                trust, so that no store is given it; see `screening`.
+
         Raises:
             LedgerError: an id that is taken by another content; a record corrected twice.
             RecordNotFound: a parent or superseded record is unknown to that tenant, user and agent.
-            InputError: a time without a zone, or `meta` that is not JSON.
+            InputError: a time without a zone, `meta` that is not JSON, or a record that supersedes
+                one of a source that is trusted more.
         """
-        given = list(records)
+        given = [admitted(record) for record in records] if screened else list(records)
         if not given:
             return 0
         with self._database.write() as session:
@@ -90,9 +114,10 @@ class Ledger:
         with self._database.write() as session:
             return journal.erase(session, ids, scope)
 
-    def purge(self) -> None:
-        """Leave nothing of erased records in the files: empties the log of old pages."""
-        self._database.scrub()
+    def purge(self, *, rewrite: bool = True) -> None:
+        """Leave nothing of erased records in the files: writes them anew, and empties the log of
+        old pages."""
+        self._database.scrub(rewrite=rewrite)
 
     def get(self, id: RecordId, scope: Scope) -> Record:
         """One record.
@@ -121,6 +146,7 @@ class Ledger:
         *,
         kinds: Collection[Kind] | None = None,
         current_only: bool = False,
+        quarantined: bool = False,
         after: RecordId | None = None,
         limit: int | None = None,
         newest_first: bool = False,
@@ -130,6 +156,7 @@ class Ledger:
         Args:
             kinds: only these; None means all.
             current_only: only what nothing has superseded or ended.
+            quarantined: only what is kept without any trust.
             after: only what comes after this record, in the order asked for. It may be erased.
             limit: at most this many.
 
@@ -145,6 +172,8 @@ class Ledger:
             query = query.where(RecordRow.kind.in_(kinds))
         if current_only:
             query = query.where(RecordRow.superseded_at.is_(None), RecordRow.valid_to.is_(None))
+        if quarantined:
+            query = query.where(RecordRow.trust == 0)
         with self._database.read() as session:
             if after is not None:
                 seq = chain.position(session, after)
@@ -242,37 +271,6 @@ class Ledger:
         with self._database.read() as session:
             chain.verify(session)
 
-    def put_trace(self, id: str, scope: Scope, reply: str | None, data: Mapping[str, Any]) -> None:
-        """Keep the account of a turn: plain JSON of ids and numbers, never texts.
-
-        Raises:
-            InputError: `data` is not JSON.
-        """
-        canonical(dict(data), "a trace")
-        row = {"id": id, "reply": reply, "created": now(), "data": dict(data)} | asdict(scope)
-        with self._database.write() as session:
-            session.execute(insert(TraceRow).values(row))
-
-    def get_trace(self, id: str, scope: Scope) -> dict[str, Any]:
-        """The account of a turn, by its own id or by its reply's.
-
-        Raises:
-            RecordNotFound: there is none in the scope.
-        """
-        query = select(TraceRow.data).where(or_(TraceRow.id == id, TraceRow.reply == id))
-        with self._database.read() as session:
-            found: dict[str, Any] | None = session.scalar(visible(query, scope, TraceRow))
-        if found is None:
-            raise RecordNotFound(f"no trace of {id} for {scope}")
-        return found
-
-    def last_trace(self, scope: Scope) -> dict[str, Any] | None:
-        """The account of the newest turn the scope covers."""
-        query = visible(select(TraceRow.data), scope, TraceRow)
-        newest = query.order_by(TraceRow.created.desc(), TraceRow.id.desc()).limit(1)
-        with self._database.read() as session:
-            return session.scalar(newest)
-
     def stats(self) -> dict[str, int]:
         """How many rows of each sort there are, in all scopes together."""
         tables = {
@@ -311,6 +309,12 @@ class Ledger:
         """Note that a store holds nothing and has followed nothing."""
         with self._database.write() as session:
             derived.reset(session, store)
+
+    def held_any(self, store: str) -> bool:
+        """Whether a store holds something of any record, by the lineage."""
+        query = select(LineageRow.record).where(LineageRow.store == store).limit(1)
+        with self._database.read() as session:
+            return session.scalar(query) is not None
 
     def held(self, store: str) -> frozenset[RecordId]:
         """The records of which a store holds something, by the lineage."""

@@ -25,6 +25,12 @@ class Piece:
 NOTHING = Piece("", 0)
 
 
+def quoted(text: str) -> str:
+    """What one side said, as it stands in a note: its first line, and the others marked, so that
+    none of them can pass for a label of the prompt ("the user said", "you answered")."""
+    return "\n  > ".join(line for line in text.splitlines() if line.strip())
+
+
 @dataclass(frozen=True, slots=True)
 class Spoken:
     """Turns of a conversation, oldest first, as a prompt shows them.

@@ -1,5 +1,7 @@
 """How a store follows the ledger: its contents are a fold over the events, and can be made anew.
 
+A record without any trust is given to no store: quarantine is kept here, for every store at once.
+
 Knows a store only by its contract. A crash at any point is mended by following again: the store's
 cursor moves after the store has written, so events are repeated and never missed.
 """
@@ -48,12 +50,21 @@ def catch_up(ledger: Ledger, store: Memory, batch: int = BATCH) -> int:
             if erasing:
                 store.forget([RecordId(event.subject) for event, _ in run])
             else:
-                edges |= _write(store, [record for _, record in run if record is not None])
+                edges |= _write(store, [record for _, record in run if record and record.trust])
         cursor = changes[-1][0].seq
         held = [edge for of_record in edges.values() for edge in of_record]
         ledger.advance(store.name, cursor, edges.keys(), held)
         followed += len(changes)
     return followed
+
+
+def attend(ledger: Ledger, store: Memory) -> int:
+    """Bring a store that was just opened up to date; returns how many events it followed. One that
+    has lost all it held, because its files are gone, is made anew: its cursor says that it has
+    followed, and nobody would ever send it the past again."""
+    if ledger.held_any(store.name) and store.empty():
+        return rebuild(ledger, store)
+    return catch_up(ledger, store)
 
 
 def check(ledger: Ledger, store: Memory) -> Report:
@@ -71,7 +82,7 @@ def repair(ledger: Ledger, store: Memory) -> Report:
     """Bring a store up to date and, if it disagrees with the ledger even so, make it anew. Returns
     what was found before anything was mended."""
     found = check(ledger, store)
-    catch_up(ledger, store)
+    attend(ledger, store)
     if not check(ledger, store).agrees:
         rebuild(ledger, store)
     return found

@@ -55,6 +55,31 @@ class Scope:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """Whose records an erasure is about; None for all of a kind. Wider than any scope can be, so
+    it never serves to recall anything."""
+
+    tenant: str
+    user: str | None = None
+    agent: str | None = None
+    session: str | None = None
+
+    def __str__(self) -> str:
+        named = (("session", self.session), ("user", self.user), ("agent", self.agent))
+        parts = [f"{name} {value!r}" for name, value in (*named, ("tenant", self.tenant)) if value]
+        return ", ".join(parts)
+
+    @classmethod
+    def of(cls, scope: Scope) -> Reach:
+        """What the scope covers."""
+        return cls(tenant=scope.tenant, user=scope.user, agent=scope.agent, session=scope.session)
+
+    def across_sessions(self) -> Reach:
+        """The same, in every session."""
+        return replace(self, session=None)
+
+
 def new_id() -> RecordId:
     """A fresh ULID. Ids made by one process sort in the order of their making."""
     return RecordId(str(ULID()))

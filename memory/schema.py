@@ -26,9 +26,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from .record import Kind, Record, RecordId, Role, Scope, Source
+from .record import Kind, Reach, Record, RecordId, Role, Scope, Source
 
-SCHEMA = "0001"
+SCHEMA = "0002"
 """The newest migration: the schema that this code reads and writes."""
 
 Position = BigInteger().with_variant(Integer(), "sqlite")
@@ -173,7 +173,7 @@ class LineageRow(Base):
     store: Mapped[str] = _name(primary_key=True)
     artefact: Mapped[str] = mapped_column(String(256), primary_key=True)
 
-    __table_args__ = (Index("ix_lineage_store", "store"),)
+    __table_args__ = (Index("ix_lineage_artefact", "store", "artefact"),)
 
 
 class CursorRow(Base):
@@ -226,14 +226,33 @@ class TraceRow(Base):
     __table_args__ = (Index("ix_traces_scope", "tenant", "user", "agent", "created"),)
 
 
+class ErasureRow(Base):
+    """What was asked to be forgotten and how far that is: ids and counts, never texts. Without a
+    user or agent it is of all users or agents of the tenant."""
+
+    __tablename__ = "erasures"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant: Mapped[str] = _name()
+    user: Mapped[str | None] = _name()
+    agent: Mapped[str | None] = _name()
+    session: Mapped[str | None] = _name()
+    created: Mapped[datetime]
+    state: Mapped[str] = mapped_column(String(32), index=True)
+    data: Mapped[dict[str, Any]]
+
+    __table_args__ = (Index("ix_erasures_scope", "tenant", "user", "agent", "created"),)
+
+
 S = TypeVar("S", bound="Select[*tuple[Any, ...]]")
-Scoped = type[RecordRow] | type[SessionRow] | type[TraceRow]
+Scoped = type[RecordRow] | type[SessionRow] | type[TraceRow] | type[ErasureRow]
 
 
-def visible(statement: S, scope: Scope, row: Scoped = RecordRow) -> S:
+def visible(statement: S, scope: Scope | Reach, row: Scoped = RecordRow) -> S:
     """`statement`, bound to the rows of `row` that `scope` covers. Every query on behalf of a
     caller goes through here, and nowhere else decides what a scope may see."""
-    bound = statement.where(
-        row.tenant == scope.tenant, row.user == scope.user, row.agent == scope.agent
-    )
-    return bound if scope.session is None else bound.where(row.session == scope.session)
+    for name in ("tenant", "user", "agent", "session"):
+        value = getattr(scope, name)
+        if value is not None:
+            statement = statement.where(getattr(row, name) == value)
+    return statement

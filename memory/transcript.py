@@ -82,7 +82,7 @@ class Line:
         )
 
     def bind(self, statement: Any) -> Any:
-        """`statement`, bound to the messages of this line that hold.
+        """`statement`, bound to the messages of this line that hold and are not in quarantine.
 
         A message that was superseded is gone from the line, unless what superseded it is a message
         of another branch: that one was answered or asked again there, not here.
@@ -91,6 +91,7 @@ class Line:
         return visible(statement, self.scope.across_sessions()).where(
             self.holds(),
             RecordRow.kind == "message",
+            RecordRow.trust > 0,
             ~exists().where(_HEIR.supersedes == RecordRow.id, ~elsewhere),
         )
 

@@ -1,23 +1,27 @@
-"""The words that a text is found by, and any text as a full-text query.
+"""The words that a text is found by, and their stems.
 
-Knows nothing of what is searched: the lexical index and the hashing embedder share it.
+Knows nothing of what is searched: the lexical signals and the embedders share it.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+import zlib
 from collections.abc import Iterator
-from typing import TypeVar
-
-_Sliceable = TypeVar("_Sliceable", str, list[str])
+from functools import cache, lru_cache
+from itertools import pairwise
+from threading import Lock
+from typing import Any
 
 _WORD = re.compile(r"[^\W_]+|[\U0001F000-\U0001FAFF\u2600-\u27BF]")
 _UNSPACED = re.compile(
     r"[\u0E00-\u0EFF\u1000-\u109F\u1780-\u17FF\u3040-\u30FF\u3400-\u9FFF\uAC00-\uD7AF"
     r"\uF900-\uFAFF\U00020000-\U0003FFFF]+"
 )
-_COMMON = frozenset(
+_stemming = Lock()
+
+COMMON = frozenset(
     re.findall(
         r"\w+",
         "a about all also am an and any are as at be been but by can could did do does for from had"
@@ -28,6 +32,9 @@ _COMMON = frozenset(
 )
 """English words that stand in most texts: BM25 gives them next to no weight, and a search that
 looks them up reads most of the index. Indexed all the same, for queries made of nothing else."""
+
+MOST_ASKED = 64
+"""Distinct stems that a query looks up."""
 
 
 def words(text: str) -> list[str]:
@@ -56,18 +63,44 @@ def _pairs(word: str) -> Iterator[str]:
         yield word[end:]
 
 
-def match_query(text: str) -> str | None:
-    """Any text as an FTS5 query: its words, each quoted, OR-ed; None if it has none.
+@lru_cache(maxsize=1 << 16)
+def stem(word: str) -> int:
+    """The word's English stem (Porter 1980), as a 32-bit hash: an index of hashes says nothing of
+    the texts in it to whoever reads its file."""
+    with _stemming:  # a stemmer keeps the word it is at as its own state
+        return zlib.crc32(_stemmer().stemWord(word).encode())
 
-    `words` leaves neither quotes nor operators, so no text can break out of the quotes. Of a long
-    text only the beginning and the end are asked for: a question stands there, and FTS5 takes no
-    more than 256 terms.
+
+def stems(text: str) -> list[int]:
+    """The stems of all words of a text, in order."""
+    return [stem(word) for word in words(text)]
+
+
+def asked(text: str) -> list[int]:
+    """The stems that a query asks for: its telling words, or all of them if none tells anything.
+
+    Of a long text only the beginning and the end are asked for: a question stands there.
     """
-    distinct = list(dict.fromkeys(words(_ends(text, 10_000))))
-    telling = _ends([word for word in distinct if word not in _COMMON] or distinct, 32)
-    return " OR ".join(f'"{word}"' for word in telling) or None
+    distinct = list(dict.fromkeys(words(_ends(text))))
+    telling = [word for word in distinct if word not in COMMON] or distinct
+    if len(telling) > MOST_ASKED:
+        telling = telling[: MOST_ASKED // 2] + telling[-MOST_ASKED // 2 :]
+    return list(dict.fromkeys(map(stem, telling)))
 
 
-def _ends(whole: _Sliceable, size: int) -> _Sliceable:
-    """The first and the last `size` of it, or all of it."""
-    return whole if len(whole) <= 2 * size else whole[:size] + whole[-size:]
+def phrases(text: str) -> list[tuple[int, int]]:
+    """The stems of each two words that stand side by side, without pairs that tell nothing."""
+    said = words(_ends(text))
+    pairs = [pair for pair in pairwise(said) if not COMMON.issuperset(pair)]
+    return list(dict.fromkeys((stem(first), stem(second)) for first, second in pairs))
+
+
+def _ends(text: str) -> str:
+    return text if len(text) <= 20_000 else f"{text[:10_000]} {text[-10_000:]}"
+
+
+@cache
+def _stemmer() -> Any:
+    from snowballstemmer import stemmer
+
+    return stemmer("porter")

@@ -1,17 +1,31 @@
-"""Models that many tests share. Those called `tiny` have random weights: only shapes matter."""
+"""Servers and models that many tests share.
+
+Models called `tiny` have random weights: only shapes matter.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from palimpsest.llm.local import LocalLLM
 from palimpsest.memory.vectors import Embedder, open_embedder
 
+from .servers import Servers
+
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Chroma and PostgreSQL, each started when first asked for."""
+    with closing(Servers(tmp_path_factory.mktemp("servers"))) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

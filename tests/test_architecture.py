@@ -71,7 +71,8 @@ CORE = [
     *sorted((ROOT / "agent").rglob("*.py")),
     *sorted((ROOT / "llm").rglob("*.py")),
     *(ROOT / "apps" / name for name in ("cli.py", "chat.py", "why.py", "output.py")),
-    *(ROOT / "memory" / name for name in ("base.py", "ledger.py", "projection.py", "index.py")),
+    *(ROOT / "memory" / name for name in ("base.py", "ledger.py", "projection.py")),
+    ROOT / "memory/search/index.py",
 ]
 
 

@@ -61,16 +61,18 @@ CONDITIONS = (
     NOTHING,
     Condition("last 4 turns", ("recent:turns=4",)),
     FULL_CONTEXT,
-    Condition("BM25, 4 turns", ("scm:gate=always,flash_turns=0,dense=0",)),
     FLASH,
     ACTIVATION,
-    Condition("SCM: similarity gate (default)", ("scm",)),
+    Condition("SCM: relevance gate (default)", ("scm",)),
     CONTROLLER,
     Condition(
         f"SCM: no controller, {TIGHT} tokens", ("scm:gate=always,reorganise=truncate",), TIGHT
     ),
 )
-CEILING = Condition("reader's ceiling: the gold turn alone", ("scm:gate=always,flash_turns=0",))
+CHOSEN = ("scm:gate=always,flash_turns=0,floor=0",)
+"""Shows all that it was given, which is what somebody else chose for the question."""
+FOUND = Condition("BM25, 4 turns", CHOSEN)
+CEILING = Condition("reader's ceiling: the gold turn alone", CHOSEN)
 
 
 def retrieval(setting: Setting, dialogue: Dialogue) -> Table:
@@ -82,7 +84,7 @@ def retrieval(setting: Setting, dialogue: Dialogue) -> Table:
         ("SCM ranking", "w_rec=0"),
         ("SCM, recency 0.1", "w_rec=0.1"),
         ("SCM, unweighted recency", "w_rec=1"),
-        ("SCM, paper's ranking (cosine)", "dense=1"),
+        ("SCM, paper's keys", "keys=paper"),
     ):
         progress(f"retrieval: {name}")
         with setting.agent(f"scm:k=10,budget=1500,gate=always,{options}", home=home) as agent:
@@ -116,12 +118,18 @@ def answers(setting: Setting, dialogue: Dialogue) -> Table:
         progress(f"answers: {condition.name}, {len(asked)} questions")
         with setting.agent(*condition.memories, home=home, window=condition.window) as agent:
             rows.append(_answered(condition, agent, asked))
-    progress(f"answers: {CEILING.name}")
-    with setting.agent(*CEILING.memories) as agent:
-        for probe in probes:
-            gold = {key: dialogue.turns[key] for key in probe.evidence}
-            agent.append(list(records(gold, replace(agent.scope, user=_only(probe), session="x"))))
-        rows.append(_answered(CEILING, agent, probes, user=_only))
+    by_words = bm25(dialogue.texts(), setting.resources)
+    for condition, choose in (
+        (FOUND, lambda probe: by_words(probe.question, 4)),
+        (CEILING, lambda probe: probe.evidence),
+    ):
+        progress(f"answers: {condition.name}")
+        with setting.agent(*condition.memories) as agent:
+            for at, probe in enumerate(probes):
+                chosen = {key: dialogue.turns[key] for key in choose(probe)}
+                scope = replace(agent.scope, user=_only(at), session="x")
+                agent.append(list(records(chosen, scope)))
+            rows.append(_answered(condition, agent, probes, user=_only))
     return Table(
         title="containment of the answer's keyword in the reply",
         rows=rows,
@@ -137,7 +145,7 @@ def gate(setting: Setting, dialogue: Dialogue) -> Table:
     """Whether commands that need memory are told from those that do not."""
     home = told(setting, dialogue)
     rows: list[Row] = []
-    for mode in ("similarity", "llm"):
+    for mode in ("relevance", "llm"):
         progress(f"gate: {mode}")
         with setting.agent(f"scm:gate={mode}", home=home) as agent:
             rows.append(_separates(f"gate={mode}", lambda command: _gate_of(agent, command)))
@@ -155,9 +163,11 @@ def _answered(
     condition: Condition,
     agent: Agent,
     probes: Sequence[Probe],
-    user: Callable[[Probe], str] | None = None,
+    user: Callable[[int], str] | None = None,
 ) -> Row:
-    replies = [ask(agent, p.question, user=user(p) if user else None) for p in probes]
+    replies = [
+        ask(agent, p.question, user=user(at) if user else None) for at, p in enumerate(probes)
+    ]
     assert isinstance(agent.llm, Meter)
     tokens = [asked.tokens for asked in agent.llm.asked]
     right = [contains(r.text, p.keyword) for r, p in zip(replies, probes, strict=True)]
@@ -173,9 +183,9 @@ def _answered(
     }
 
 
-def _only(probe: Probe) -> str:
-    """A user whose memory holds this probe's evidence and nothing else."""
-    return f"only-{min(probe.evidence)}"
+def _only(at: int) -> str:
+    """A user whose memory holds what was chosen for the probe at this place, and nothing else."""
+    return f"only-{at}"
 
 
 def _gate_of(agent: Agent, command: str) -> tuple[float, float]:

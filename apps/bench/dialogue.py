@@ -6,7 +6,6 @@ Everything made is a function of the random generator it is given. Knows nothing
 from __future__ import annotations
 
 import gzip
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,30 +97,6 @@ def records(
             created=when,
             meta={"turn": key},
         )
-
-
-def locomo(data: Path) -> Iterator[tuple[str, dict[str, str], list[Probe]]]:
-    """LoCoMo's conversations: name, utterances by `dia_id`, and the questions whose evidence is
-    stated (Maharana et al. 2024). Adversarial questions (category 5) have no answer and are left
-    out, and so are the few with a malformed evidence id.
-
-    Raises:
-        InputError: the folder has no LoCoMo.
-    """
-    for line in read_gzip(data / "locomo" / "locomo.jsonl.gz").splitlines():
-        sample = json.loads(line)
-        texts = {
-            turn["dia_id"]: f"{turn['speaker']}: {turn['text']}"
-            for key, session in sample["conversation"].items()
-            if re.fullmatch(r"session_\d+", key)
-            for turn in session
-        }
-        probes = [
-            Probe(qa["question"], frozenset(qa["evidence"]))
-            for qa in sample["qa"]
-            if qa["category"] != 5 and qa["evidence"] and set(qa["evidence"]) <= texts.keys()
-        ]
-        yield sample["sample_id"], texts, probes
 
 
 def book(data: Path, name: str) -> str:

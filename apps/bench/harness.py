@@ -23,13 +23,13 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from ...errors import InputError
-from .metrics import Spread
+from .metrics import Estimate, Spread
 from .registry import BENCHES
 from .setting import Setting
 
 LIBRARIES = ("palimpsest", "torch", "transformers", "sentence-transformers", "chromadb", "numpy")
 
-Cell = str | int | float | bool | Spread | None
+Cell = str | int | float | bool | Spread | Estimate | None
 Row = Mapping[str, Cell]
 
 
@@ -187,6 +187,15 @@ def _shown(cell: Cell) -> str:
     if isinstance(cell, bool):
         return "yes" if cell else "NO"
     return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+
+
+def central(cell: Cell) -> float:
+    """A number for a cell: the median of a spread, the mean of an estimate, 0 for no number."""
+    if isinstance(cell, Spread):
+        return cell.median
+    if isinstance(cell, Estimate):
+        return cell.mean
+    return float(cell) if isinstance(cell, int | float) else 0.0
 
 
 def progress(text: str) -> None:

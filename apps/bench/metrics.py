@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from random import Random
 from statistics import quantiles
 
 from ...errors import ConfigError
@@ -33,6 +34,30 @@ class Spread:
         return f"{self.median:.4g} ({self.low:.4g}–{self.high:.4g})"
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over `n` questions, and what 95 of 100 samples of as many would give: a percentile
+    bootstrap (Efron & Tibshirani 1993, section 13.3)."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float], rng: Random, samples: int = 1000) -> Estimate:
+        """The mean of these values and its interval."""
+        if not values:
+            raise ConfigError("values=[] must hold at least one measurement")
+        count = len(values)
+        means = sorted(sum(rng.choices(values, k=count)) / count for _ in range(samples))
+        low, high = percentile(means, 2.5), percentile(means, 97.5)
+        return cls(sum(values) / count, low, high, count)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.2f}–{self.high:.2f}]"
+
+
 def percentile(values: Sequence[float], percent: float) -> float:
     """By linear interpolation between the closest ranks."""
     ranked = sorted(values)
@@ -45,6 +70,11 @@ def percentile(values: Sequence[float], percent: float) -> float:
 def recall_at(k: int, found: Sequence[str], relevant: Collection[str]) -> float:
     """Share of the relevant items among the first `k` found."""
     return len(set(found[:k]) & set(relevant)) / len(relevant)
+
+
+def all_at(k: int, found: Sequence[str], relevant: Collection[str]) -> float:
+    """1 if all relevant items are among the first `k` found, else 0."""
+    return float(set(relevant) <= set(found[:k]))
 
 
 def ndcg_at(k: int, found: Sequence[str], relevant: Collection[str]) -> float:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .metrics import Spread
+from .harness import central
+from .metrics import Estimate, Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +40,7 @@ def _panel(axes: Axes, table: Table) -> None:
     thickness = 0.8 / len(table.plot)
     for nth, column in enumerate(table.plot):
         places = [at + nth * thickness for at in range(len(systems))]
-        values = [_height(row.get(column)) for row in table.rows]
+        values = [central(row.get(column)) for row in table.rows]
         errors = [_error(row.get(column)) for row in table.rows]
         spread = list(zip(*errors, strict=True)) if any(map(any, errors)) else None
         axes.barh(places, values, thickness, xerr=spread, label=column)
@@ -51,14 +52,10 @@ def _panel(axes: Axes, table: Table) -> None:
     axes.grid(axis="x", alpha=0.3)
 
 
-def _height(cell: Cell) -> float:
-    if isinstance(cell, Spread):
-        return cell.median
-    return float(cell) if isinstance(cell, int | float) else 0.0
-
-
 def _error(cell: Cell) -> tuple[float, float]:
-    """How far the quartiles lie below and above the median."""
+    """How far its interval reaches below and above."""
     if isinstance(cell, Spread):
         return cell.median - cell.low, cell.high - cell.median
+    if isinstance(cell, Estimate):
+        return cell.mean - cell.low, cell.high - cell.mean
     return 0.0, 0.0

@@ -35,13 +35,18 @@ def bm25(texts: Mapping[str, str], resources: ExitStack) -> Ranker:
     db.executemany("INSERT INTO t VALUES (?, ?)", texts.items())
 
     def rank(question: str, k: int) -> list[str]:
-        words = " OR ".join(f'"{word}"' for word in re.findall(r"\w+", question))
+        words = bm25_query(question)
         if not words:
             return []
         found = db.execute("SELECT id FROM t WHERE t MATCH ? ORDER BY rank LIMIT ?", (words, k))
         return [id for (id,) in found]
 
     return rank
+
+
+def bm25_query(question: str) -> str:
+    """Any word of the question, as FTS5 takes it."""
+    return " OR ".join(f'"{word}"' for word in re.findall(r"\w+", question))
 
 
 def cosine(ids: Sequence[str], vectors: Vectors, encode: Encode) -> Ranker:
@@ -86,13 +91,26 @@ def hybrid(
     texts: Mapping[str, str], embedder: Embedder, folder: Path, scope: Scope, resources: ExitStack
 ) -> Ranker:
     """The index under our stores, with its defaults."""
-    from ...memory.index import Entry, HybridIndex
     from ...memory.record import now
+    from ...memory.search.base import Entry
+    from ...memory.search.index import HybridIndex
 
-    index = HybridIndex(folder, embedder, collection="bench")
-    resources.callback(index.close)
+    index = resources.enter_context(HybridIndex.alone(folder / "index.sqlite3", embedder))
     index.add(Entry(id=id, text=text, scope=scope, created=now()) for id, text in texts.items())
     return lambda question, k: [hit.entry.id for hit in index.search(question, scope, k)]
+
+
+def reciprocal_ranks(*rankers: Ranker, depth: int = 100) -> Ranker:
+    """Reciprocal rank fusion, the usual way to join words and meaning (Cormack et al. 2009)."""
+
+    def rank(question: str, k: int) -> list[str]:
+        scores: dict[str, float] = {}
+        for ranker in rankers:
+            for place, id in enumerate(ranker(question, depth), 1):
+                scores[id] = scores.get(id, 0.0) + 1 / (60 + place)
+        return sorted(scores, key=lambda id: (-scores[id], id))[:k]
+
+    return rank
 
 
 def chance(texts: Mapping[str, str], rng: Random) -> Ranker:

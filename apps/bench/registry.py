@@ -7,8 +7,13 @@ from ...registry import Registry
 BENCHES = Registry(
     "bench",
     {
+        "fit": ".apps.bench.fit:fit_weights",
+        "forget": ".apps.bench.forget:forget",
+        "poison": ".apps.bench.poison:poison",
         "recall": ".apps.bench.recall:recall",
         "scm": ".apps.bench.scm:scm",
+        "sort": ".apps.bench.sort:sort",
+        "store": ".apps.bench.store:store",
     },
     group="palimpsest.benches",
 )

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 
 from .answering import ACTIVATION, CONDITIONS, CONTROLLER, FLASH, NOTHING, answers, gate, retrieval
 from .dialogue import needle_dialogue
-from .harness import Row, Table
-from .metrics import Spread
+from .harness import Row, Table, central
 from .reading import LIMITS, ROOT_CAP, documents, long_conversation, novel
 from .setting import Setting
 from .speed import speed
@@ -61,7 +60,7 @@ def targets(found: Table, answered: Table, gates: Table, read: Table, timed: Tab
             round(contained(ACTIVATION.name) - 0.05, 3),
         ),
         at_least("every prompt within its limit", float(fits), 1),
-        at_least("gate=similarity: AUC", number(gates, "gate=similarity", "AUC"), 0.7),
+        at_least("gate=relevance: AUC", number(gates, "gate=relevance", "AUC"), 0.7),
         at_most("tree: depth", number(read, tree, "depth"), number(read, tree, "depth bound")),
         at_most(
             "tree: prompt + reply", number(read, tree, "prompt + reply max"), LIMITS["context"]
@@ -97,7 +96,6 @@ def at_least(check: str, measured: float, bound: float) -> Row:
 
 
 def number(table: Table, system: str, metric: str) -> float:
-    """A cell, or the median of a spread."""
+    """A cell as one number."""
     [row] = [row for row in table.rows if row[table.first] == system]
-    cell = row[metric]
-    return cell.median if isinstance(cell, Spread) else float(cell or 0)
+    return central(row[metric])

@@ -10,12 +10,13 @@ from typing import Literal, get_args
 
 from ...errors import ConfigError
 from .controller import Gate, Judging
+from .influence import AboutUser, Limits
 from .keys import Keys
 from .ranking import Weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StreamConfig(Weights):
+class StreamConfig(Weights, Limits):
     """Sizes are tokens, scaled from the paper's (2500, 500, 800, 300) to a window of 2048.
 
     Args:
@@ -25,18 +26,19 @@ class StreamConfig(Weights):
             paper's. A small model is led astray by every note that does not bear on the question.
         flash_turns: previous turns that are always there (flash memory).
         flash_raw: a previous turn longer than this stands as its summary, or else is cut.
-        gate: whether memory is activated: "always"; "similarity", if anything is more similar to
-            the message than chance would have it; "llm", by asking the model.
-        chance: probability that the similarity gate opens on unrelated items alone.
+        gate: whether memory is activated: "always"; "relevance", if anything bears on the message
+            with a probability of `least`; "llm", by asking the model.
+        least: probability below which nothing is relevant.
         reorganise: "controller", or "truncate" for the paper's ablation without it.
         judge: what decides between dropping, shortening and keeping an item when there is too much:
-            "score" (cosines) or "llm" (the paper's two questions).
+            "score" (relevance) or "llm" (the paper's two questions).
         judge_above: only items longer than this are judged; 0 judges all, as the released code.
         summarise_above: an item is summarised if the prompt for it is longer than this.
         summary_tokens: most tokens of a summary.
-        keys: what finds an item. "paper": the text of both sides, and its summary. "all": also the
-            user's side alone, as a long reply drowns a short statement.
-        dense: share of the cosine in relevance; the rest is BM25. 1 is the paper's.
+        keys: what finds an item. "paper": the text of both sides, and its summary. "all": each side
+            by itself, as a long reply drowns a short statement, and the summary.
+        reranker: folder or name of a cross-encoder that reads the best candidates again; "" for
+            none.
     """
 
     budget: int = 768
@@ -44,18 +46,19 @@ class StreamConfig(Weights):
     floor: float = 0.6
     flash_turns: int = 1
     flash_raw: int = 192
-    gate: Gate = "similarity"
-    chance: float = 0.25
+    gate: Gate = "relevance"
+    least: float = 0.05
     reorganise: Literal["controller", "truncate"] = "controller"
     judge: Judging = "score"
     judge_above: int = 256
     summarise_above: int = 192
     summary_tokens: int = 96
     keys: Keys = "all"
-    dense: float = 0.8
+    reranker: str = ""
 
     def __post_init__(self) -> None:
         for name, choices in (
+            ("about_user", get_args(AboutUser)),
             ("gate", get_args(Gate)),
             ("judge", get_args(Judging)),
             ("keys", get_args(Keys)),
@@ -69,8 +72,7 @@ class StreamConfig(Weights):
         for name in ("k", "flash_turns", "judge_above", "summarise_above"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must not be negative")
-        for name in ("w_rel", "w_rec", "w_imp", "w_trust", "rho", "dense", "floor"):
+        shares = ("w_rel", "w_rec", "w_imp", "w_trust", "rho", "least", "floor", "untrusted_share")
+        for name in shares:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be within [0, 1]")
-        if not 0 < self.chance < 1:
-            raise ConfigError(f"chance={self.chance} must be within (0, 1), ends excluded")

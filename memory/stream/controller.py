@@ -21,7 +21,7 @@ from .documents import truncate
 from .quoting import quoted
 from .ranking import Candidate
 
-Gate = Literal["always", "similarity", "llm"]
+Gate = Literal["always", "relevance", "llm"]
 Judging = Literal["score", "llm"]
 Form = Literal["raw", "summary", "dropped"]
 
@@ -147,22 +147,22 @@ def _shortened(item: Placed, room: int, cut: Callable[[str, int], Piece]) -> Pla
     return replace(item, raw=piece, reason="cut")
 
 
-def score_judge(threshold: float | None) -> Judge:
-    """Answers the paper's two questions from cosines alone.
+def score_judge(least: float) -> Judge:
+    """Answers the paper's two questions from probabilities alone.
 
-    An item no more similar to the message than chance would have it is dropped. Where the summary
-    is nearly as close to the message as the item itself, what was asked for is in the summary.
+    An item that hardly bears on the message is dropped. Where the summary bears on it nearly as
+    much as the item itself, what was asked for is in the summary.
 
     Args:
-        threshold: of chance; None drops nothing.
+        least: probability below which nothing is relevant.
     """
 
     def judge(item: Placed) -> Form:
-        cosines = item.candidate.cosines
-        if threshold is not None and item.candidate.cosine < threshold:
+        scores = item.candidate.scores
+        if item.candidate.relevance < least:
             return "dropped"
-        whole = max((cosine for key, cosine in cosines.items() if key != "summary"), default=0.0)
-        enough = item.summary is not None and cosines.get("summary", 0.0) >= 0.9 * whole
+        whole = max((score for key, score in scores.items() if key != "summary"), default=0.0)
+        enough = item.summary is not None and scores.get("summary", 0.0) >= 0.9 * whole
         return "summary" if enough else "raw"
 
     return judge

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..pieces import quoted
 from ..record import Record, RecordId, Source
 
 
@@ -48,7 +49,9 @@ class Item:
     @property
     def note(self) -> str:
         """The text as it stands in a prompt, behind a label that says whose the head is."""
-        return self.head.text if self.reply is None else _note(self.head.text, self.reply.text)
+        if self.reply is None:
+            return quoted(self.head.text)
+        return _note(self.head.text, self.reply.text)
 
     @property
     def short_note(self) -> str | None:
@@ -56,7 +59,7 @@ class Item:
         if self.summary is None:
             return None
         both = sides(self.summary.text)
-        return _note(*both) if both else self.summary.text
+        return _note(*both) if both else quoted(self.summary.text)
 
     @property
     def source(self) -> Source:
@@ -82,7 +85,7 @@ def sides(text: str) -> tuple[str, str] | None:
 
 def _note(user: str, assistant: str) -> str:
     """Not the form of a transcript, which small models continue instead of answering."""
-    return f"{user}\n  you answered: {assistant}"
+    return f"{quoted(user)}\n  you answered: {quoted(assistant)}"
 
 
 def _trust(record: Record) -> float:

@@ -13,25 +13,43 @@ from pathlib import Path
 from threading import Event, RLock
 from typing import Any, ClassVar
 
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+
 from ...errors import StoreError
 from ...llm.places import Place, Prompt
 from ..base import Artefact, Capabilities, Cue, Erasure, Memory, StoreContext
-from ..index import Hit, HybridIndex
+from ..database import Database, Purpose
+from ..journal import chunks
 from ..pieces import Ruler
-from ..record import Record, RecordId, Scope, Turn
+from ..record import Record, RecordId, Turn
+from ..search.base import Hit
+from ..search.index import REBUILD, HybridIndex
+from ..search.reranking import CrossEncoderReranker
+from ..search.tables import Tables
+from . import influence
 from .archive import Archive
 from .config import StreamConfig
+from .contents import Contents
 from .controller import Asker, Judge, Placed, concatenate, reorganise, score_judge
 from .items import Item, sides
-from .keys import KEYS, entries, entry_id, item_of, possible_ids
-from .ranking import Candidate, best, chance_level, rank
+from .keys import (
+    KEYS,
+    PAST,
+    entries,
+    entry_id,
+    item_of,
+    key_of,
+    keys_saying,
+    past_entries,
+    possible_ids,
+)
+from .ranking import Candidate, rank
 from .summary import Summariser
+from .tables import StreamTables
 
 _BATCH = 256
 """Items whose entries are brought up to date at once."""
-
-_SAMPLE = 64
-"""Items whose cosines say what chance looks like: 2016 pairs."""
 
 _POOL = 2
 """Candidates that are ranked for each that is kept, so that trust and age can change the order."""
@@ -60,20 +78,29 @@ class StreamMemory(Memory):
         )
         self._lock = RLock()
         self._short: set[RecordId] = set()
-        self._levels: dict[Scope, float | None] = {}
         self._opened: HybridIndex | None = None
-        context.folder.mkdir(parents=True, exist_ok=True)
-        self._archive = Archive(context.folder / "archive.db", layout=f"1 {config.keys}")
+        prefix = f"{name}_" if context.database_url else ""
+        self._tables, self._index_tables = StreamTables(prefix), Tables(prefix)
+        self._contents = Contents(self._tables)
+        self._archive = Archive(self._tables, self._contents)
+        purpose = Purpose(f"store {name}", StoreError, REBUILD, self._prepare)
+        where = context.database_url or context.folder / "stream.sqlite3"
+        self._database = Database(where, purpose, read_only=context.read_only)
+        with self._database.write() as session:
+            self._identity = self._archive.prepare(session, layout=f"3 {config.keys}")
+
+    def _prepare(self, connection: Connection, where: str) -> None:
+        self._tables.create(connection)
+        self._index_tables.create(connection, where)
 
     def write(self, records: Sequence[Record]) -> list[Artefact]:
         """Take records in; see `Memory.write`. An edge's key is that of the item."""
-        with self._lock:
-            asked = self._levels.keys() & {record.scope.across_sessions() for record in records}
-            items = self._archive.put(records)
+        index = self._index
+        with self._lock, self._database.write() as session:
+            items = self._archive.put(session, records)
             self._short.difference_update(items.values())
-            self._refresh(self._index)
-            for scope in asked:
-                self._chance_level(scope)  # now, and not when the next message waits for it
+            self._refresh(session, index)
+        index.settle()
         return [Artefact(id, f"item:{item}") for id, item in items.items()]
 
     def recall(self, cue: Cue) -> Prompt:
@@ -84,10 +111,17 @@ class StreamMemory(Memory):
             previous, budget, each=self.config.flash_raw, shorten=self._shorter
         )
         candidates = self._activate(cue, {turn.user.id for turn in flash.turns})
-        threshold = self._chance_level(cue.scope.across_sessions()) if candidates else None
-        gate = self._gate(cue.message, candidates, threshold)
-        chosen = best(candidates, self.config.k, self.config.floor) if gate["open"] else []
-        placed, rounds = self._place(cue.message, chosen, budget - flash.tokens, threshold)
+        lens = cue.lens
+        limits = influence.NONE if "source" in lens.where else self.config
+        heard = influence.heard(candidates, cue.message, limits)
+        gate = self._gate(cue.message, heard.candidates)
+        k, floor = (lens.k, 0.0) if lens.k else (self.config.k, self.config.floor)
+        chosen = (
+            influence.chosen(heard.candidates, limits, k=k, floor=floor, least=self.config.least)
+            if gate["open"]
+            else []
+        )
+        placed, rounds = self._place(cue.message, chosen, budget - flash.tokens)
         notes = tuple(item.note() for item in placed if item.piece.text)
         noted = [record for note in notes for record in note.records]
         return Prompt(
@@ -97,6 +131,7 @@ class StreamMemory(Memory):
             turns=flash.messages,
             explain={
                 "gate": gate,
+                "limits": heard.explain(),
                 "budget": budget,
                 "flash_tokens": flash.tokens,
                 "note_tokens": sum(note.tokens for note in notes),
@@ -107,11 +142,12 @@ class StreamMemory(Memory):
 
     def forget(self, ids: Collection[RecordId]) -> Erasure:
         """Forget records, and with them the replies to them and the summaries made from them."""
-        with self._lock:
-            gone, touched = self._archive.drop(ids)
+        index = self._index
+        with self._lock, self._database.write() as session:
+            gone, touched = self._archive.drop(session, ids)
             self._short -= touched
-            self._refresh(self._index)
-            self._archive.scrub()
+            self._refresh(session, index)
+        index.settle()
         return Erasure(
             store=self.name,
             erased=gone,
@@ -119,54 +155,91 @@ class StreamMemory(Memory):
             rebuilt=tuple(f"item:{item}" for item in sorted(touched)),
         )
 
+    def purge(self, *, rewrite: bool = True) -> None:
+        """Leave nothing of what was forgotten in the files; see `Memory.purge`."""
+        self._index.purge(rewrite=rewrite)
+
+    def marks(self, ids: Collection[RecordId] | None = None) -> Iterator[bytes]:
+        """What stands beside their texts, and what the index keeps in place of these; see
+        `HybridIndex.marks`."""
+        with self._database.read() as session:
+            yield from self._contents.marks(session, ids)
+            places = {} if ids is None else self._contents.places(session, ids)
+        if ids is None:
+            yield from self._index.marks()
+        for part in chunks(sorted(set(places.values()))):
+            with self._database.read() as session:
+                items, past = self._contents.states(session, part)
+            keys = self.config.keys
+            saying = [
+                entry_id(i.id, key) for i in items.values() for key in keys_saying(i, keys, places)
+            ]
+            for item, gone in past.values():
+                said = keys_saying(item, keys, gone & places.keys())
+                saying += [entry_id(item.id, PAST + key) for key in said]
+            yield from self._index.marks(saying)
+
     def clear(self) -> None:
         """Hold nothing."""
         with self._lock:
-            self._archive.clear()
+            with self._database.write() as session:
+                self._archive.clear(session)
             self._short.clear()
             self._index.clear()
-            self._refresh(self._index)
-            self._archive.scrub()
 
     def held(self) -> frozenset[RecordId]:
         """Ids of all records in the stream, superseded ones and summaries included."""
-        return self._archive.held()
+        with self._database.read() as session:
+            return self._contents.held(session)
+
+    def empty(self) -> bool:
+        """Whether it holds no record."""
+        with self._database.read() as session:
+            return self._contents.empty(session)
 
     def digest(self) -> str:
         """SHA-256, hex, of all records and of all index entries."""
-        with self._lock:
-            seal = hashlib.sha256(self._index.digest().encode())
-            for values in self._archive.dump():
+        seal = hashlib.sha256(self._index.digest().encode())
+        with self._database.read() as session:
+            for values in self._contents.dump(session):
                 seal.update(json.dumps(values, sort_keys=True).encode())
         return seal.hexdigest()
 
     def save(self, path: Path) -> None:
         """Write `records.json` and the folder `index`."""
         with self._lock:
-            path.mkdir(parents=True, exist_ok=True)
-            dumped = json.dumps(self._archive.dump(), ensure_ascii=False)
-            (path / "records.json").write_text(dumped, encoding="utf-8")
             self._index.save(path / "index")
+            with self._database.read() as session:
+                records = list(self._contents.dump(session))
+            saved = {"index": self._index.digest(), "records": records}
+            new = path / "records.json.new"
+            new.write_text(json.dumps(saved, ensure_ascii=False), encoding="utf-8")
+            new.replace(path / "records.json")
 
     def load(self, path: Path) -> None:
         """Replace everything by what `save` wrote, or nothing and raise StoreError."""
         with self._lock:
             try:
-                dumped = json.loads((path / "records.json").read_text(encoding="utf-8"))
-                with self._archive.transaction():
-                    self._archive.restore(dumped)
-                    self._index.load(path / "index")
+                saved = json.loads((path / "records.json").read_text(encoding="utf-8"))
+                index = self._index
+                with self._database.write() as session:
+                    self._archive.restore(session, saved["records"])
+                    if index.restore(session, path / "index") != saved["index"]:
+                        raise ValueError("its records and its index are of different snapshots")
+                    self._refresh(session, index)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise StoreError(
                     f"the stream saved in {path} cannot be read: {error!r}; save it again, or"
                     " rebuild the store from the ledger"
                 ) from error
             self._short.clear()
-            self._refresh(self._index)
+            index.settle()
 
     def derive(self, cancel: Event) -> Iterator[Record]:
         """Summaries of the items that are long and have none, oldest first."""
-        for id in self._archive.live():
+        with self._database.read() as session:
+            live = self._contents.live(session)
+        for id in live:
             if cancel.is_set():
                 return
             item = self._unsummarised(id)
@@ -180,7 +253,7 @@ class StreamMemory(Memory):
     def _unsummarised(self, id: RecordId) -> Item | None:
         """The item, if it is long enough for a summary and has none."""
         with self._lock:
-            item = None if id in self._short else self._archive.get(id)
+            item = None if id in self._short else self._item(id)
             if item is None or item.summary is not None:
                 return None
             if not self._summariser.wanted(item):
@@ -188,97 +261,118 @@ class StreamMemory(Memory):
                 return None
             return item
 
+    def _item(self, id: RecordId) -> Item | None:
+        with self._database.read() as session:
+            return self._contents.items(session, [id]).get(id)
+
     def close(self) -> None:
         """Release the files. May be called twice."""
         with self._lock:
             if self._opened is not None:
                 self._opened.close()
                 self._opened = None
-            self._archive.close()
+            self._database.close()
 
     @property
     def _index(self) -> HybridIndex:
-        """Opened when first needed, as that loads the embedder; a crash's leftovers are mended."""
+        """Opened when first needed, as that loads the embedder."""
         with self._lock:
             if self._opened is None:
+                model = self.config.reranker
                 index = HybridIndex(
-                    self._context.folder / "index",
+                    self._database,
+                    self._index_tables,
                     self._context.embedder(),
-                    collection=f"stream-{self._archive.identity}",
                     chroma_url=self._context.chroma_url,
+                    collection=f"stream-{self._identity}",
+                    reranker=CrossEncoderReranker(model) if model else None,
                 )
-                self._refresh(index)
+                with self._database.write() as session:
+                    self._refresh(session, index)  # the layout may have changed
                 self._opened = index
             return self._opened
 
-    def _refresh(self, index: HybridIndex) -> None:
-        """Bring the entries of stale items up to date; repeated after a crash, it ends the same."""
-        while stale := self._archive.stale(_BATCH):
-            self._levels.clear()
-            items = [item for item in map(self._archive.get, stale) if item is not None]
-            wanted = {e.id: e for item in items for e in entries(item, self.config.keys)}
-            index.delete(index.get(possible_ids(stale)).keys() - wanted.keys())
-            index.add(wanted.values())
-            self._archive.settle(stale)
+    def _refresh(self, session: Session, index: HybridIndex) -> None:
+        """Bring the entries of stale items up to date."""
+        full = True
+        while full and (stale := self._archive.stale(session, _BATCH)):
+            full = len(stale) == _BATCH
+            items, past = self._contents.states(session, stale)
+            wanted = [e for item in items.values() for e in entries(item, self.config.keys)]
+            for item, gone in past.values():
+                wanted += past_entries(item, self.config.keys, gone)
+            index.replace(session, possible_ids(stale), wanted)
+            self._archive.settle(session, stale)
 
     def _activate(self, cue: Cue, shown: Collection[RecordId]) -> list[Candidate]:
         """The items that a search finds, without those already in the prompt. An item that says
         nothing but the message itself (asked before, never answered) would only repeat it."""
-        scope = cue.scope.across_sessions()
-        if self.config.k == 0 or self._archive.count(scope) == 0:
+        scope, lens = cue.scope.across_sessions(), cue.lens
+        k = lens.k or self.config.k
+        if k == 0:
             return []
-        size = len(KEYS["all"]) * (_POOL * self.config.k + len(shown) + 1)
+        with self._database.read() as session:
+            if not self._contents.any(session, scope):
+                return []  # and load no embedder
         found: dict[RecordId, list[Hit]] = {}
-        for hit in self._index.search(cue.message, scope, size, weight=self.config.dense):
+        for hit in self._search(cue, len(KEYS["all"]) * (_POOL * k + len(shown) + 1)):
             found.setdefault(item_of(hit.entry), []).append(hit)
-        items = [(self._archive.get(id), hits) for id, hits in found.items() if id not in shown]
-        return [
-            self._candidate(item, hits)
-            for item, hits in items
-            if item is not None and item.said.strip() != cue.message.strip()
-        ]
+        with self._database.read() as session:
+            items = self._contents.items(session, found.keys() - set(shown), lens.as_of)
+            return [
+                self._candidate(session, items[id], hits)
+                for id, hits in found.items()
+                if id in items and items[id].said.strip() != cue.message.strip()
+            ]
 
-    def _candidate(self, item: Item, hits: Sequence[Hit]) -> Candidate:
-        relevance = max(hit.score for hit in hits)
+    def _search(self, cue: Cue, size: int) -> Iterator[Hit]:
+        """What the cue's lens lets through; for a past time, also what is over since."""
+        lens = cue.lens
+        for past in (False, True) if lens.as_of else (False,):
+            yield from self._index.search(
+                cue.message,
+                cue.scope.across_sessions(),
+                size,
+                where=lens.where,
+                since=lens.since,
+                until=lens.end,
+                past=past,
+                at=lens.as_of or cue.now,
+            )
+
+    def _candidate(self, session: Session, item: Item, hits: Sequence[Hit]) -> Candidate:
+        top = max(hits, key=lambda hit: hit.score)
+
+        def age(item: Item) -> int:
+            return self._contents.age(session, item)
+
         return Candidate(
             item=item,
-            cosines={str(h.entry.meta["form"]): h.cosine for h in hits if h.cosine is not None},
-            relevance=relevance,
-            score=rank(item, relevance, self.config, self._archive.age),
-            bm25=max((hit.bm25 for hit in hits if hit.bm25 is not None), default=None),
+            scores={key_of(hit.entry): hit.score for hit in hits},
+            score=rank(item, top.score, self.config, age),
+            signals=top.signals,
         )
 
-    def _chance_level(self, scope: Scope) -> float | None:
-        """Worked out once between two changes of the stream: it takes as long as a search."""
-        with self._lock:
-            self._refresh(self._index)  # a write may have failed half-way, in Chroma say
-            if scope not in self._levels:
-                sample = self._archive.sample(scope, _SAMPLE)
-                vectors = self._index.vectors([entry_id(id, "raw") for id in sample])
-                size = self._archive.count(scope)
-                self._levels[scope] = chance_level(vectors, size, self.config.chance)
-            return self._levels[scope]
-
-    def _gate(
-        self, message: str, candidates: Sequence[Candidate], threshold: float | None
-    ) -> dict[str, Any]:
-        """The decision and what it rests on. Without a threshold the similarity gate is open."""
+    def _gate(self, message: str, candidates: Sequence[Candidate]) -> dict[str, Any]:
+        """The decision and what it rests on."""
         mode, value, least = self.config.gate, None, None
-        if candidates and mode == "similarity":
-            value, least = max(c.cosine for c in candidates), threshold
+        if candidates and mode == "relevance":
+            value, least = max(c.relevance for c in candidates), self.config.least
         elif candidates and mode == "llm":
             value, least = self._asker.gate(message), 0.0
         is_open = bool(candidates) and (value is None or least is None or value >= least)
         return {"mode": mode, "open": is_open, "value": value, "threshold": least}
 
     def _place(
-        self, message: str, chosen: Sequence[Candidate], room: int, threshold: float | None
+        self, message: str, chosen: Sequence[Candidate], room: int
     ) -> tuple[list[Placed], int]:
         ranked = [self._pieces(candidate) for candidate in chosen]
         if self.config.reorganise == "truncate":
             return concatenate(ranked, room, self._ruler.cut)
         asked: Judge = (
-            self._asker.judge(message) if self.config.judge == "llm" else score_judge(threshold)
+            self._asker.judge(message)
+            if self.config.judge == "llm"
+            else score_judge(self.config.least)
         )
         above = self.config.judge_above
         return reorganise(
@@ -294,7 +388,7 @@ class StreamMemory(Memory):
 
     def _shorter(self, turn: Turn) -> tuple[str, str] | None:
         """Both sides of a turn as its summary has them, if there is one of exactly this turn."""
-        item = self._archive.get(turn.user.id)
+        item = self._item(turn.user.id)
         spoken = {part.id for part in (turn.user, turn.reply) if part}
         if item is None or item.summary is None or set(item.summary.parents) != spoken:
             return None

@@ -1,4 +1,4 @@
-"""Which items a message brings to mind, and how similar things are that have nothing in common.
+"""Which items a message brings to mind, in what order.
 
 Knows nothing of budgets, prompts or where items are kept.
 """
@@ -7,22 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from .items import Item
-
-if TYPE_CHECKING:
-    from ..vectors import Vectors
-
-CALIBRATED_FROM = 8
-"""Items below which the spread of their cosines says nothing."""
-
-CERTAIN = 0.5
-"""No level of chance is above this. In a stream about one thing all pairs are related and look like
-chance; better to open a gate in vain than to keep it shut on what was asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,30 +34,29 @@ class Candidate:
     """An item that a search found.
 
     Args:
-        cosines: by key, of those keys that were found ("message", "raw", "summary").
-        relevance: the best of its keys, in [0, 1].
+        scores: by key, the probability that it bears on the message, of those keys that were found
+            ("message", "reply", "raw", "summary").
         score: what it is ranked by.
-        bm25: the best of its keys; None if it shares no word with the message.
+        signals: what speaks for the best of its keys, by how much.
     """
 
     item: Item
-    cosines: Mapping[str, float]
-    relevance: float
+    scores: Mapping[str, float]
     score: float
-    bm25: float | None = None
+    signals: Mapping[str, float]
 
     @property
-    def cosine(self) -> float:
+    def relevance(self) -> float:
         """The best of its keys."""
-        return max(self.cosines.values(), default=0.0)
+        return max(self.scores.values())
 
     def explain(self) -> dict[str, Any]:
         """Ids and numbers."""
         return {
             "item": self.item.id,
             "score": round(self.score, 4),
-            "cosine": round(self.cosine, 4),
-            "bm25": None if self.bm25 is None else round(self.bm25, 4),
+            "relevance": round(self.relevance, 4),
+            "signals": dict(self.signals),
         }
 
 
@@ -95,27 +81,3 @@ def best(candidates: Iterable[Candidate], k: int, floor: float = 0.0) -> list[Ca
     """The k best, best first, equal scores by id; without those below `floor` of the best's."""
     ranked = sorted(candidates, key=lambda c: (-c.score, c.item.id))[:k]
     return [c for c in ranked if c.score >= floor * ranked[0].score]
-
-
-def chance_level(vectors: Vectors, count: int, chance: float) -> float | None:
-    """The cosine that the best of `count` unrelated items exceeds with probability `chance`.
-
-    Most pairs of items in a stream have nothing to do with each other, so the bulk of their cosines
-    is what being unrelated looks like under this embedder and on these topics. The median and the
-    median absolute deviation describe that bulk and ignore the related pairs in its upper tail;
-    a normal with these two gives the cosine of which `chance / count` lies above (Bonferroni).
-
-    Args:
-        vectors: a sample of the items, [M, D], rows of length 1.
-        count: items that the message is compared with, >= 1.
-
-    Returns:
-        None with fewer than 8 in the sample: too few to tell.
-    """
-    if len(vectors) < CALIBRATED_FROM:
-        return None
-    cosines = (vectors @ vectors.T)[np.triu_indices(len(vectors), 1)]
-    middle = float(np.median(cosines))
-    spread = 1.4826 * float(np.median(np.abs(cosines - middle)))
-    tail = NormalDist().inv_cdf(1 - min(chance / max(count, 1), 0.5))
-    return min(middle + tail * spread, CERTAIN)

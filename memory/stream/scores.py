@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import CapabilityError
 from ...llm.base import LLM, GenerationConfig, SupportsEntropy
-from ..words import match_query, words
+from ..words import asked, stems
 from .quoting import answer_prompt, segment_prompt
 
 if TYPE_CHECKING:
@@ -73,17 +73,18 @@ def confidence(llm: LLM, tokens: int = 4) -> Scorer:
 
 def lexical(segments: Sequence[str]) -> Scorer:
     """BM25 among these segments (SQLite FTS5): the baseline that needs no model."""
-    rows = [(at, " ".join(words(segment))) for at, segment in enumerate(segments)]
+    said = (" ".join(f"{stem:x}" for stem in stems(segment)) for segment in segments)
+    rows = list(enumerate(said))
 
     @lru_cache(maxsize=1)
     def found(question: str) -> dict[str, float]:
-        query = match_query(question)
-        if query is None:
+        query = " OR ".join(f'"{stem:x}"' for stem in asked(question))
+        if not query:
             return {}
         with closing(sqlite3.connect(":memory:")) as index:
-            index.execute("CREATE VIRTUAL TABLE lexicon USING fts5 (words, tokenize=porter)")
-            index.executemany("INSERT INTO lexicon (rowid, words) VALUES (?, ?)", rows)
-            scores = "SELECT rowid, -bm25(lexicon) FROM lexicon WHERE words MATCH ?"
+            index.execute("CREATE VIRTUAL TABLE lexicon USING fts5 (stems)")
+            index.executemany("INSERT INTO lexicon (rowid, stems) VALUES (?, ?)", rows)
+            scores = "SELECT rowid, -bm25(lexicon) FROM lexicon WHERE stems MATCH ?"
             return {segments[at]: score for at, score in index.execute(scores, (query,))}
 
     return lambda segment, question: found(question).get(segment, 0.0)

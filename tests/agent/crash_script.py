@@ -17,10 +17,11 @@ import chromadb  # noqa: F401  (imported once here, not in every child)
 from palimpsest import Agent, ScriptedLLM
 from palimpsest.agent.loop import Loop
 from palimpsest.memory.base import Memory
-from palimpsest.memory.index import HybridIndex
+from palimpsest.memory.hashing import HashingEmbedder
 from palimpsest.memory.ledger import Ledger
 from palimpsest.memory.projection import check
-from palimpsest.memory.vectors import HashingEmbedder
+from palimpsest.memory.search.index import HybridIndex
+from palimpsest.memory.traces import Traces
 
 FIRST, SECOND = "The heron nests in March.", "The pelican nests in June."
 
@@ -64,10 +65,11 @@ def steps(agent: Agent) -> dict[str, Callable[[Any], None]]:
         (Loop, "recall"),
         (Loop, "remember"),
         (store, "write"),
-        (HybridIndex, "add"),
+        (HybridIndex, "replace"),
+        (HybridIndex, "settle"),
         (Ledger, "advance"),
         (Loop, "follow"),
-        (Ledger, "put_trace"),
+        (Traces, "put"),
     ]
     return {
         f"{'before' if before else 'after'} {owner.__name__}.{name}": around(

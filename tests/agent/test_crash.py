@@ -17,7 +17,7 @@ def test_a_kill_at_any_step_of_a_turn_loses_nothing_acknowledged_and_stores_heal
         [sys.executable, str(SCRIPT), str(tmp_path)], capture_output=True, text=True, check=True
     )
     results = json.loads(done.stdout.splitlines()[-1])
-    assert len(results) == 19
+    assert len(results) == 21
     for step, found in results.items():
         assert found["killed"], f"{step}: the child was not killed there"
         assert found["opens"], f"{step}: the folder does not open again: {done.stderr}"
@@ -28,4 +28,4 @@ def test_a_kill_at_any_step_of_a_turn_loses_nothing_acknowledged_and_stores_heal
         if step != "before Loop.hear":
             assert heard[1] == SECOND, f"{step}: the message was lost"
             assert any("June" in note for note in found["recalled"]), f"{step}: not recalled"
-    assert results["after Ledger.put_trace"]["turns"][1] == [SECOND, "Understood, noted."]
+    assert results["after Traces.put"]["turns"][1] == [SECOND, "Understood, noted."]

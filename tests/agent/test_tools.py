@@ -7,8 +7,8 @@ import pytest
 from langchain_core.messages import BaseMessage
 from palimpsest import Agent, ScriptedLLM
 from palimpsest.errors import ConfigError
+from palimpsest.memory.hashing import HashingEmbedder
 from palimpsest.memory.record import Scope
-from palimpsest.memory.vectors import HashingEmbedder
 
 
 def add(a: int, b: int) -> int:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from palimpsest.apps.bench.corpora import locomo
 from palimpsest.apps.bench.dialogue import (
-    Probe,
     chronicle,
     coverage,
     key_names,
-    locomo,
     needle_dialogue,
 )
 from palimpsest.apps.bench.material import FACTS, NEEDS_MEMORY, NEEDS_NOTHING, TOPICS
@@ -106,7 +106,7 @@ class TestLocomo:
             "sample_id": "one",
             "conversation": {
                 "speaker_a": "Ada",
-                "session_1_date_time": "noon",
+                "session_1_date_time": "1:56 pm on 8 May, 2023",
                 "session_1": [
                     {"speaker": "Ada", "dia_id": "D1:1", "text": "I sold the boat."},
                     {"speaker": "Bo", "dia_id": "D1:2", "text": "A pity."},
@@ -127,10 +127,14 @@ class TestLocomo:
     def test_its_questions_are_those_with_an_answer_and_sound_evidence(
         self, tmp_path: Path
     ) -> None:
-        [(name, texts, probes)] = locomo(self.folder(tmp_path))
-        assert name == "one"
-        assert texts == {"D1:1": "Ada: I sold the boat.", "D1:2": "Bo: A pity."}
-        assert probes == [Probe("What was sold?", frozenset({"D1:1"}))]
+        [corpus] = locomo(self.folder(tmp_path))
+        assert corpus.name == "one"
+        lines = {each.id: each.line for each in corpus.said}
+        assert lines == {"D1:1": "Ada: I sold the boat.", "D1:2": "Bo: A pity."}
+        assert corpus.said[0].when == datetime(2023, 5, 8, 13, 56, tzinfo=UTC)
+        assert corpus.said[0].when < corpus.said[1].when
+        [question] = corpus.questions
+        assert (question.text, question.evidence) == ("What was sold?", frozenset({"D1:1"}))
 
     def test_a_folder_without_it_is_an_error_that_names_the_file(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"locomo\.jsonl\.gz"):

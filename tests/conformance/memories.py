@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from langchain_core.messages import BaseMessage
 from palimpsest.llm.scripted import ScriptedLLM
 from palimpsest.memory.base import Memory, StoreContext
+from palimpsest.memory.hashing import HashingEmbedder
 from palimpsest.memory.registry import open_memory
-from palimpsest.memory.vectors import HashingEmbedder
+
+from ..servers import POSTGRES, Servers
 
 
 @dataclass(frozen=True)
@@ -20,15 +23,28 @@ class Row:
     Args:
         spec: for `open_memory`.
         holds: whether it keeps anything of what is written to it.
+        on: the server that it keeps it on; by default all is in its folder.
     """
 
     spec: str
     holds: bool = True
+    on: Literal["Chroma", "PostgreSQL"] | None = None
 
-    def open(self, folder: Path) -> Memory:
+    @property
+    def name(self) -> str:
+        """What tells this row from the others."""
+        return f"{self.spec} on {self.on}" if self.on else self.spec
+
+    def open(self, folder: Path, servers: Servers) -> Memory:
         """The store in `folder`, with doubles for the model and the embedder."""
         llm = ScriptedLLM(_short, score=_score)
-        context = StoreContext(folder=folder, llm=llm, embedder=HashingEmbedder)
+        context = StoreContext(
+            folder=folder,
+            llm=llm,
+            embedder=HashingEmbedder,
+            database_url=servers.database(folder) if self.on == "PostgreSQL" else None,
+            chroma_url=servers.chroma if self.on == "Chroma" else None,
+        )
         return open_memory(self.spec, context)
 
 
@@ -37,6 +53,8 @@ ROWS = (
     Row("scm:gate=llm,judge=llm,judge_above=0,budget=48,summarise_above=0"),
     Row("recent", holds=False),
     Row("recent:turns=1", holds=False),
+    Row("scm", on="Chroma"),
+    *([Row("scm", on="PostgreSQL")] if POSTGRES else []),
 )
 
 

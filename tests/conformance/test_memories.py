@@ -17,6 +17,7 @@ from palimpsest.llm.scripted import ScriptedLLM
 from palimpsest.memory.base import Cue, Memory
 from palimpsest.memory.record import Record, RecordId, Scope, Turn
 
+from ..servers import Servers
 from .memories import ROWS, Row
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -98,26 +99,26 @@ def turns(records: Sequence[Record]) -> list[Turn]:
     return [Turn(r, replies.get(r.id)) for r in records if r.kind == "message" and r.role == "user"]
 
 
-@pytest.fixture(params=ROWS, ids=lambda row: row.spec)
+@pytest.fixture(params=ROWS, ids=lambda row: row.name)
 def row(request: pytest.FixtureRequest) -> Row:
     found: Row = request.param
     return found
 
 
 @pytest.fixture
-def memory(row: Row, tmp_path: Path) -> Iterator[Memory]:
-    store = row.open(tmp_path / "store")
+def memory(row: Row, servers: Servers, tmp_path: Path) -> Iterator[Memory]:
+    store = row.open(tmp_path / "store", servers)
     yield store
     store.close()
 
 
 @pytest.fixture
-def another(row: Row, tmp_path: Path) -> Iterator[Callable[[], Memory]]:
+def another(row: Row, servers: Servers, tmp_path: Path) -> Iterator[Callable[[], Memory]]:
     """Opens further stores of the same row, each in a folder of its own."""
     opened: list[Memory] = []
 
     def open_one() -> Memory:
-        opened.append(row.open(tmp_path / f"store-{len(opened)}"))
+        opened.append(row.open(tmp_path / f"store-{len(opened)}", servers))
         return opened[-1]
 
     yield open_one
@@ -213,6 +214,45 @@ def test_an_end_that_the_ledger_has_noted_changes_nothing(memory: Memory, story:
     assert memory.digest() == digest
 
 
+@given(story=stories(), data=st.data())
+@small
+def test_forgetting_holds_after_a_purge_and_when_made_anew_from_what_the_ledger_has_left(
+    memory: Memory, story: Story, data: st.DataObject
+) -> None:
+    chosen = data.draw(st.sets(st.sampled_from([r.id for r in story.records])), label="forgotten")
+    rest = [record for record in story.records if record.id not in chosen]
+    memory.rebuild(story.records)
+    memory.forget(chosen)
+    digest, held = memory.digest(), memory.held()
+    memory.purge(rewrite=data.draw(st.booleans(), label="rewrite"))
+    assert (memory.digest(), memory.held()) == (digest, held)
+    memory.rebuild(rest)
+    assert (memory.digest(), memory.held()) == (digest, held)
+
+
+def test_no_mark_of_what_was_forgotten_is_left_in_the_files(
+    row: Row, memory: Memory, tmp_path: Path
+) -> None:
+    """A text and the bytes that a store says stand for it: there before, and gone afterwards."""
+    story = a_week()
+    secret = story.tell("Ulrika breeds 47 axolotls beneath the staircase.", kind="fact")
+    text = story.records[-1].text.encode()
+
+    def there() -> list[bytes]:
+        files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+        return [mark for mark in (text, *marks) if any(mark in each for each in files)]
+
+    memory.write(story.records)
+    marks = list(memory.marks({secret}))
+    assert set(marks) <= set(memory.marks())
+    memory.purge()
+    assert bool(there()) == (row.holds and row.on != "PostgreSQL")  # whose files it cannot know
+    memory.forget({secret})
+    memory.purge()
+    standing = set(memory.marks())
+    assert [mark for mark in there() if mark not in standing] == []
+
+
 def test_a_superseded_record_is_recalled_again_once_its_heir_is_forgotten(
     row: Row, memory: Memory
 ) -> None:
@@ -289,13 +329,15 @@ def test_saving_and_loading_gives_the_same_memory(
     assert copy.digest() == memory.digest()
 
 
-def test_closing_and_opening_again_loses_nothing(row: Row, tmp_path: Path) -> None:
-    store = row.open(tmp_path / "kept")
+def test_closing_and_opening_again_loses_nothing(
+    row: Row, servers: Servers, tmp_path: Path
+) -> None:
+    store = row.open(tmp_path / "kept", servers)
     store.write(a_week().records)
     digest, given = store.digest(), store.recall(cue("What does Maria eat?"))
     store.close()
     store.close()
-    store = row.open(tmp_path / "kept")
+    store = row.open(tmp_path / "kept", servers)
     assert store.digest() == digest
     assert store.recall(cue("What does Maria eat?")) == given
     store.close()

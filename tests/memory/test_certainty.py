@@ -13,11 +13,11 @@ from palimpsest.errors import CapabilityError, ConfigError, InputError
 from palimpsest.llm.base import GenerationConfig, Token
 from palimpsest.llm.places import Contribution
 from palimpsest.llm.scripted import ScriptedLLM
+from palimpsest.memory.hashing import HashingEmbedder
 from palimpsest.memory.stream import scores
 from palimpsest.memory.stream.certainty import CertaintyReader
 from palimpsest.memory.stream.quoting import FENCE
 from palimpsest.memory.stream.segments import CertaintyConfig
-from palimpsest.memory.vectors import HashingEmbedder
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool

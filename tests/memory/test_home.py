@@ -42,6 +42,22 @@ def test_a_home_is_made_for_its_owner_only(tmp_path: Path) -> None:
     assert home.root.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_home_is_not_made_to_be_looked_at(tmp_path: Path) -> None:
+    home = Home(tmp_path / "none", make=False)
+    assert home.holder() is None
+    assert not home.root.exists()
+
+
+def test_who_holds_a_home_can_be_asked_without_taking_it(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    with another_process(tmp_path) as process:
+        assert f"process {process.pid} on " in str(home.holder())
+    assert home.holder() is None
+    with home.lock():
+        assert f"process {os.getpid()}" in str(home.holder())
+    assert home.holder() is None
+
+
 def test_a_home_is_what_is_given_or_else_the_variable_or_else_the_platforms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,46 +25,18 @@ from palimpsest.errors import (
 )
 from palimpsest.memory.ledger import Ledger
 from palimpsest.memory.record import Record, RecordId, Scope, new_id
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import event
+
+from ..servers import Servers, sqlite_only
 
 MARIA = Scope(user="maria")
 MONDAY = replace(MARIA, session="monday")
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """A fresh ledger: SQLite in a file, or an emptied schema of PALIMPSEST_TEST_POSTGRES."""
-    with fresh(tmp_path / "ledger.db") as opened:
+def ledger(servers: Servers, tmp_path: Path) -> Iterator[Ledger]:
+    with servers.ledger(tmp_path / "ledger.db") as opened:
         yield opened
-
-
-@contextmanager
-def fresh(path: Path) -> Iterator[Ledger]:
-    url = os.environ.get("PALIMPSEST_TEST_POSTGRES")
-    if url:
-        engine = create_engine(url, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.execute(text("DROP SCHEMA public CASCADE"))
-            connection.execute(text("CREATE SCHEMA public"))
-        engine.dispose()
-    else:
-        path.write_bytes(empty_ledger())
-    with Ledger.open(url or path) as opened:
-        yield opened
-
-
-@cache
-def empty_ledger() -> bytes:
-    """A migrated file, made once: hypothesis opens hundreds."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ledger.db"
-        Ledger.open(path).close()
-        return path.read_bytes()
-
-
-sqlite_only = pytest.mark.skipif(
-    "PALIMPSEST_TEST_POSTGRES" in os.environ, reason="about SQLite's file"
-)
 
 
 def said(text: str, scope: Scope = MONDAY, **fields: Any) -> Record:
@@ -107,7 +78,7 @@ def test_a_record_comes_back_as_it_was_given(ledger: Ledger) -> None:
         parents=(source.id,),
         meta={"page": 3, "path": ["a", None], "score": 1e-9},
     )
-    ledger.append([source, record])
+    ledger.append([source, record], screened=False)
     found = ledger.get(record.id, MARIA)
     assert found == record
     assert found.created.tzinfo is UTC
@@ -154,7 +125,7 @@ def test_a_read_of_an_unknown_scope_finds_nothing(ledger: Ledger) -> None:
     assert ledger.turns(nobody) == []
     assert ledger.sessions(nobody) == []
     assert ledger.find([record.id], nobody) == []
-    assert ledger.last_trace(nobody) is None
+    assert ledger.traces.last(nobody) is None
     assert ledger.erase([record.id], nobody) == frozenset()
     with pytest.raises(RecordNotFound, match=record.id):
         ledger.get(record.id, nobody)
@@ -355,9 +326,9 @@ def test_erasing_is_bound_to_the_scope_and_takes_edges_and_traces_along(ledger: 
     reply = answer("r", message)
     ledger.append([message, reply])
     trace = new_id()
-    ledger.put_trace(trace, MONDAY, reply.id, {"records": [message.id], "ms": 1.5})
+    ledger.traces.put(trace, MONDAY, reply.id, {"records": [message.id], "ms": 1.5})
     assert ledger.erase([reply.id], replace(MARIA, session="tuesday")) == frozenset()
-    assert ledger.get_trace(reply.id, MARIA) == ledger.get_trace(trace, MONDAY)
+    assert ledger.traces.get(reply.id, MARIA) == ledger.traces.get(trace, MONDAY)
     assert ledger.erase([reply.id], MONDAY) == {reply.id}
     assert ledger.stats() == {
         "records": 1,
@@ -373,16 +344,16 @@ def test_a_trace_is_found_by_its_id_its_reply_or_as_the_last_one(ledger: Ledger)
     message = said("m")
     reply = answer("r", message)
     ledger.append([message, reply])
-    assert ledger.last_trace(MARIA) is None
+    assert ledger.traces.last(MARIA) is None
     first, second = new_id(), new_id()
-    ledger.put_trace(first, MONDAY, reply.id, {"n": 1})
-    ledger.put_trace(second, MONDAY, None, {"n": 2})
-    assert ledger.get_trace(first, MARIA) == ledger.get_trace(reply.id, MONDAY) == {"n": 1}
-    assert ledger.last_trace(MONDAY) == {"n": 2}
+    ledger.traces.put(first, MONDAY, reply.id, {"n": 1})
+    ledger.traces.put(second, MONDAY, None, {"n": 2})
+    assert ledger.traces.get(first, MARIA) == ledger.traces.get(reply.id, MONDAY) == {"n": 1}
+    assert ledger.traces.last(MONDAY) == {"n": 2}
     with pytest.raises(RecordNotFound):
-        ledger.get_trace(first, Scope(user="ben"))
+        ledger.traces.get(first, Scope(user="ben"))
     with pytest.raises(InputError, match="JSON"):
-        ledger.put_trace(new_id(), MONDAY, None, {"n": object()})
+        ledger.traces.put(new_id(), MONDAY, None, {"n": object()})
 
 
 @pytest.mark.parametrize(
@@ -408,12 +379,17 @@ scopes = st.builds(Scope, names, names, names, st.one_of(st.none(), names))
 
 @settings(max_examples=25, deadline=None)
 @given(written=st.lists(scopes, min_size=1, max_size=8), asker=scopes)
-def test_no_read_or_erasure_reaches_beyond_its_scope(written: list[Scope], asker: Scope) -> None:
-    with tempfile.TemporaryDirectory() as folder, fresh(Path(folder) / "ledger.db") as ledger:
+def test_no_read_or_erasure_reaches_beyond_its_scope(
+    servers: Servers, written: list[Scope], asker: Scope
+) -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        servers.ledger(Path(folder) / "ledger.db") as ledger,
+    ):
         batch = [said(str(index), scope) for index, scope in enumerate(written)]
         ledger.append(batch)
         for record in batch:
-            ledger.put_trace(new_id(), record.scope, record.id, {"of": record.id})
+            ledger.traces.put(new_id(), record.scope, record.id, {"of": record.id})
         mine = [record for record in batch if asker.covers(record.scope)]
         ids = [record.id for record in batch]
         assert ledger.find(ids, asker) == ledger.records(asker) == mine
@@ -423,10 +399,10 @@ def test_no_read_or_erasure_reaches_beyond_its_scope(written: list[Scope], asker
         assert ledger.records(asker, after=batch[0].id) == after
         named = {record.scope.session for record in mine if record.scope.session}
         assert {info.id for info in ledger.sessions(asker)} == named
-        assert (ledger.last_trace(asker) or {}).get("of") == (mine[-1].id if mine else None)
+        assert (ledger.traces.last(asker) or {}).get("of") == (mine[-1].id if mine else None)
         for record in batch:
             covered = asker.covers(record.scope)
-            for read in (ledger.get, ledger.history, ledger.get_trace):
+            for read in (ledger.get, ledger.history, ledger.traces.get):
                 with no_raise() if covered else pytest.raises(RecordNotFound):
                     read(record.id, asker)
         if asker.session:
@@ -450,10 +426,14 @@ steps = st.lists(st.tuples(st.sampled_from(["append", "supersede", "erase"]), st
 @settings(max_examples=25, deadline=None)
 @given(script=steps)
 def test_any_history_of_writes_ends_in_the_state_of_a_simple_model(
+    servers: Servers,
     script: list[tuple[str, int]],
 ) -> None:
     model: dict[RecordId, Record] = {}  # in ledger order, with `supersedes` as it stands
-    with tempfile.TemporaryDirectory() as folder, fresh(Path(folder) / "ledger.db") as ledger:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        servers.ledger(Path(folder) / "ledger.db") as ledger,
+    ):
         for verb, pick in script:
             heirs = {record.supersedes for record in model.values()}
             heads = [id for id in model if id not in heirs]
@@ -633,9 +613,9 @@ def test_threads_write_and_read_at_once_without_losing_anything(ledger: Ledger) 
     ledger.verify_chain()
 
 
-def test_two_ledgers_on_one_database_keep_one_chain(tmp_path: Path) -> None:
-    with fresh(tmp_path / "ledger.db") as first:
-        second = Ledger.open(os.environ.get("PALIMPSEST_TEST_POSTGRES") or tmp_path / "ledger.db")
+def test_two_ledgers_on_one_database_keep_one_chain(servers: Servers, tmp_path: Path) -> None:
+    with servers.ledger(tmp_path / "ledger.db") as first:
+        second = Ledger.open(servers.place(tmp_path / "ledger.db"))
         with ThreadPoolExecutor(2) as pool:
             for future in [
                 pool.submit(ledger.append, [said(f"{index}")])

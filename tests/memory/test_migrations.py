@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from palimpsest.errors import LedgerError
-from palimpsest.memory import database
+from palimpsest.memory.database import LEDGER, Database
 from palimpsest.memory.ledger import Ledger
 from palimpsest.memory.migrations import FOLDER, VERSION_TABLE, migrate
 from palimpsest.memory.record import Record, Scope, new_id
@@ -82,19 +83,15 @@ def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path: Path)
     raw.close()
 
 
-def test_a_migration_that_fails_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
 
     def cut_short(connection: Connection, name: str) -> None:
         migrate(connection, name)
         raise LedgerError("power cut")
 
-    monkeypatch.setattr(database, "migrate", cut_short)
     with pytest.raises(LedgerError, match="power cut"):
-        Ledger.open(path)
-    monkeypatch.undo()
+        Database(path, replace(LEDGER, prepare=cut_short))
     with sqlite3.connect(path) as raw:
         assert raw.execute("SELECT name FROM sqlite_master").fetchall() == []
     raw.close()

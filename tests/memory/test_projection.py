@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from palimpsest.llm.places import Prompt
 from palimpsest.memory.base import Artefact, Cue, Erasure, Memory
 from palimpsest.memory.ledger import Ledger
-from palimpsest.memory.projection import catch_up, check, rebuild, repair
+from palimpsest.memory.projection import attend, catch_up, check, rebuild, repair
 from palimpsest.memory.record import Record, RecordId, Scope, content_hash
 
 SCOPE = Scope(session="s")
@@ -204,6 +204,29 @@ def test_a_store_that_lost_its_folder_is_found_and_made_anew(
     assert repair(ledger, store) == report
     assert check(ledger, store).agrees
     assert store.digest() == before
+
+
+def test_a_store_that_lost_everything_is_made_anew_when_it_is_attended_to(ledger: Ledger) -> None:
+    kept, gone = fact("kept"), fact("gone")
+    ledger.append([kept, gone])
+    ledger.erase([gone.id], SCOPE)
+    store = DictStore("facts")
+    attend(ledger, store)
+    before = store.digest()
+    lost = DictStore("facts")
+    assert attend(ledger, lost) == 3
+    assert lost.digest() == before and check(ledger, lost).agrees
+    assert attend(ledger, lost) == 0
+
+
+def test_a_store_that_holds_nothing_because_it_should_is_not_made_anew(ledger: Ledger) -> None:
+    record = fact("1")
+    ledger.append([record, Record(text="hi", scope=SCOPE)])
+    store = DictStore("facts")
+    attend(ledger, store)
+    ledger.erase([record.id], SCOPE)
+    assert attend(ledger, store) == 1
+    assert store.empty() and attend(ledger, store) == 0
 
 
 def test_a_store_that_holds_what_it_should_not_is_made_anew(ledger: Ledger) -> None:

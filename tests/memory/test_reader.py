@@ -15,13 +15,13 @@ import pytest
 from langchain_core.messages import BaseMessage, HumanMessage
 from palimpsest.errors import ConfigError, ContextOverflow, InputError
 from palimpsest.llm.scripted import ScriptedLLM
+from palimpsest.memory.hashing import HashingEmbedder
 from palimpsest.memory.reading import Section, Tree
 from palimpsest.memory.record import Record, Scope
 from palimpsest.memory.registry import READERS
 from palimpsest.memory.stream.limits import TreeConfig
 from palimpsest.memory.stream.quoting import FENCE, beyond, quoted
 from palimpsest.memory.stream.reader import TreeReader
-from palimpsest.memory.vectors import HashingEmbedder
 
 if TYPE_CHECKING:
     from palimpsest.llm.local import LocalLLM

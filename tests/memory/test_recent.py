@@ -9,9 +9,9 @@ import pytest
 from palimpsest.errors import ConfigError
 from palimpsest.llm.scripted import ScriptedLLM
 from palimpsest.memory.base import Cue, StoreContext
+from palimpsest.memory.hashing import HashingEmbedder
 from palimpsest.memory.recent import RecentTurns
 from palimpsest.memory.record import Record, Scope, Turn, now
-from palimpsest.memory.vectors import HashingEmbedder
 
 SCOPE = Scope(session="monday")
 

@@ -31,11 +31,11 @@ def text(tokens: int) -> str:
 
 
 def placed(
-    raw: int, summary: int | None = None, cosines: Mapping[str, float] | None = None
+    raw: int, summary: int | None = None, scores: Mapping[str, float] | None = None
 ) -> Placed:
     """An item of so many tokens; the sizes are what the controller sees."""
     item = Item(Record(text=text(raw), scope=Scope()))
-    candidate = Candidate(item=item, cosines=cosines or {}, relevance=0.0, score=0.0)
+    candidate = Candidate(item=item, scores=scores or {"raw": 0.0}, score=0.0, signals={})
     short = None if summary is None else Piece(text(summary), summary)
     return Placed(candidate, Piece(text(raw), raw), short)
 
@@ -137,7 +137,7 @@ def test_the_ablation_takes_whole_texts_until_one_does_not_fit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cosines", "verdict"),
+    ("scores", "verdict"),
     [
         ({"raw": 0.1, "summary": 0.2}, "dropped"),
         ({"raw": 0.6, "summary": 0.58}, "summary"),
@@ -146,16 +146,12 @@ def test_the_ablation_takes_whole_texts_until_one_does_not_fit() -> None:
         ({"raw": 0.6}, "raw"),
     ],
 )
-def test_the_score_judge_reads_cosines(cosines: dict[str, float], verdict: str) -> None:
-    assert score_judge(0.3)(placed(50, 20, cosines)) == verdict
-
-
-def test_the_score_judge_drops_nothing_when_chance_is_unknown() -> None:
-    assert score_judge(None)(placed(50, 20, {"raw": 0.01, "summary": 0.0})) == "raw"
+def test_the_score_judge_reads_probabilities(scores: dict[str, float], verdict: str) -> None:
+    assert score_judge(0.3)(placed(50, 20, scores)) == verdict
 
 
 def test_the_score_judge_takes_no_summary_that_does_not_exist() -> None:
-    assert score_judge(None)(placed(50, None, {"raw": 0.5, "summary": 0.5})) == "raw"
+    assert score_judge(0.3)(placed(50, None, {"raw": 0.5, "summary": 0.5})) == "raw"
 
 
 def asker(yes: float = 0.0, **bonus: float) -> tuple[Asker, list[str]]:

@@ -10,11 +10,11 @@ from threading import Event
 import pytest
 from palimpsest.llm.local import LocalLLM
 from palimpsest.memory.base import Cue, StoreContext
+from palimpsest.memory.hashing import HashingEmbedder
 from palimpsest.memory.record import Record, Scope, Turn
 from palimpsest.memory.registry import open_memory
 from palimpsest.memory.stream.items import sides
 from palimpsest.memory.stream.memory import StreamMemory
-from palimpsest.memory.vectors import HashingEmbedder
 
 pytestmark = pytest.mark.model
 SCOPE = Scope(session="monday")
@@ -81,7 +81,7 @@ def test_over_budget_the_model_judges_every_item_but_the_most_similar(
     stream.write([part for turn in turns() for part in (turn.user, turn.reply) if part])
     now = datetime(2026, 1, 2, tzinfo=UTC)
     candidates = stream._activate(Cue(message="cello", scope=SCOPE, budget=1, now=now), ())
-    placed, rounds = stream._place("Where do I keep my cello?", candidates, 70, None)
+    placed, rounds = stream._place("Where do I keep my cello?", candidates, 70)
     assert rounds >= 1 and len(placed) == 3
     assert sum(item.piece.tokens for item in placed) <= 70
     assert placed[0].form == "raw"

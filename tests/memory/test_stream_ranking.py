@@ -1,21 +1,17 @@
-"""What an item's rank is made of, and what similarity means nothing."""
+"""What an item's rank is made of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 from palimpsest.memory.record import Record, Scope, Source
 from palimpsest.memory.stream.items import Item, exchange, sides
 from palimpsest.memory.stream.ranking import (
-    CALIBRATED_FROM,
-    CERTAIN,
     Candidate,
     Weights,
     best,
-    chance_level,
     rank,
 )
 
@@ -66,48 +62,12 @@ def test_the_best_come_first_and_ties_are_settled_by_id() -> None:
     items = [item() for _ in range(4)]
     scores = [0.2, 0.7, 0.2, 0.5]
     candidates = [
-        Candidate(item=i, cosines={}, relevance=s, score=s)
+        Candidate(item=i, scores={"raw": s}, score=s, signals={})
         for i, s in zip(items, scores, strict=True)
     ]
     expected = [items[1], items[3], min(items[0], items[2], key=lambda i: i.id)]
     assert [c.item for c in best(reversed(candidates), 3)] == expected
     assert len(best(candidates, 9)) == 4
-
-
-def spread(count: int, dimension: int = 64, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
-    rows = np.random.default_rng(seed).normal(size=(count, dimension)).astype(np.float32)
-    scaled: np.ndarray[Any, np.dtype[np.float32]] = rows / np.linalg.norm(rows, axis=1)[:, None]
-    return scaled
-
-
-@pytest.mark.parametrize("count", [20, 200])
-def test_unrelated_messages_exceed_the_level_of_chance_as_often_as_it_says(count: int) -> None:
-    stream = spread(count)
-    level = chance_level(stream[:64], count, 0.25)
-    assert level is not None
-    messages = spread(2000, seed=1)
-    opened = float(np.mean((messages @ stream.T).max(axis=1) >= level))
-    assert 0.1 <= opened <= 0.4
-
-
-def test_a_few_related_pairs_do_not_lift_the_level() -> None:
-    stream = spread(60)
-    related = np.vstack([stream[:-6], np.repeat(stream[:1], 6, axis=0)])
-    plain, mixed = chance_level(stream, 60, 0.25), chance_level(related, 60, 0.25)
-    assert plain is not None and mixed is not None
-    assert abs(plain - mixed) < 0.05
-
-
-def test_the_level_grows_with_the_number_of_items_and_never_beyond_certainty() -> None:
-    stream = spread(30)
-    levels = [chance_level(stream, count, 0.25) for count in (1, 100, 10_000)]
-    assert levels == sorted(levels, key=lambda level: level or 0.0) and len(set(levels)) == 3
-    same = np.repeat(stream[:1], 30, axis=0)
-    assert chance_level(same, 30, 0.25) == CERTAIN
-
-
-def test_too_few_items_have_no_level() -> None:
-    assert chance_level(spread(CALIBRATED_FROM - 1), 7, 0.25) is None
 
 
 def test_an_exchange_can_be_taken_apart_again() -> None:

@@ -10,11 +10,11 @@ import pytest
 from langchain_core.messages import BaseMessage
 from palimpsest.llm.scripted import ScriptedLLM
 from palimpsest.memory.base import StoreContext
+from palimpsest.memory.hashing import HashingEmbedder
 from palimpsest.memory.record import Record, Scope
 from palimpsest.memory.stream.config import StreamConfig
 from palimpsest.memory.stream.items import sides
 from palimpsest.memory.stream.memory import StreamMemory
-from palimpsest.memory.vectors import HashingEmbedder
 
 SCOPE = Scope(user="maria", session="monday")
 Open = Callable[[ScriptedLLM], StreamMemory]
@@ -128,7 +128,7 @@ def test_a_summary_is_shorter_than_its_item_however_much_the_model_says(
     store = StreamMemory("scm", context, StreamConfig(summarise_above=0))
     store.write([*turn("why " * (words // 2), "so " * words), *turn("a " * words, "b")])
     for record in store.derive(Event()):
-        item = store._archive.get(record.parents[0])
+        item = store._item(record.parents[0])
         assert item is not None
         assert llm.count_tokens(record.text) < llm.count_tokens(item.raw)
     store.close()

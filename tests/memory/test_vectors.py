@@ -9,15 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from palimpsest.errors import ConfigError, ModelError, ModelNotFound
-from palimpsest.memory.vectors import (
-    MAX_WINDOWS,
-    CachedEmbedder,
-    Embedder,
-    HashingEmbedder,
-    SentenceTransformerEmbedder,
-    Vectors,
-    open_embedder,
-)
+from palimpsest.memory.encoder import MAX_WINDOWS, SentenceTransformerEmbedder
+from palimpsest.memory.hashing import HashingEmbedder
+from palimpsest.memory.vectors import CachedEmbedder, Embedder, Encoding, Vectors, open_embedder
 
 PROSE = "The weather was mild and the train was late, so we read the paper and waited. " * 14
 """About 240 word pieces: nearly one window."""
@@ -34,6 +28,9 @@ class Counting:
     def embed(self, texts: Sequence[str]) -> Vectors:
         self.asked.append(list(texts))
         return HashingEmbedder(16).embed(texts)
+
+    def encode(self, texts: Sequence[str]) -> list[Encoding]:
+        raise AssertionError("the cache keeps vectors of whole texts only")
 
 
 @given(texts=st.lists(st.text(), max_size=5))
@@ -53,7 +50,7 @@ def test_hashing_puts_texts_that_share_words_or_spellings_nearer_than_others() -
 
 def test_hashing_gives_the_same_vectors_in_every_process() -> None:
     code = (
-        "from palimpsest.memory.vectors import HashingEmbedder;"
+        "from palimpsest.memory.hashing import HashingEmbedder;"
         "print(HashingEmbedder(8).embed(['Maria climbs']).tolist())"
     )
     there = run([executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,37 @@
+"""An agent for commands that ask no model: it opens one only to count tokens, if at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+if TYPE_CHECKING:
+    from ..agent.agent import Agent
+
+
+def open_keeper(
+    home: Path | None,
+    model: str,
+    memories: list[str] | None,
+    user: str,
+    *,
+    read_only: bool = False,
+) -> Agent:
+    """The agent of this command, which works without its model too.
+
+    Args:
+        memories: as `--memory` gives them; an empty list for none.
+    """
+    from ..agent.agent import Agent
+    from ..llm.base import Capability
+    from ..llm.open import UnopenedLLM
+    from ..llm.places import Place
+
+    class Unasked(UnopenedLLM):
+        """Has every place and ability, as nothing is asked of it."""
+
+        places = frozenset[Place](get_args(Place))
+        capabilities = frozenset[Capability](get_args(Capability))
+
+    named = [] if memories == ["none"] else memories
+    return Agent.open(Unasked(model), home=home, memories=named, user=user, read_only=read_only)

@@ -1,0 +1,1 @@
+"""Files from elsewhere as texts: one parser a file, and their table in `registry`."""

@@ -1,0 +1,1 @@
+"""One search over texts: by their words, their meaning, who spoke and when, as one probability."""

@@ -1,0 +1,1 @@
+"""Forgetting: across all tiers with `erasure`, and the report that shows it."""
