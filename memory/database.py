@@ -15,7 +15,8 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, inspect, make_url
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, TimeoutError
 from sqlalchemy.orm import Session
 
@@ -67,6 +68,9 @@ MODES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 
 REWRITE = {"sqlite": "VACUUM", "postgresql": "VACUUM (FULL) {tables}"}
 """How all tables are written anew, without what was deleted. A server may hold others' tables."""
+
+
+_INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +234,11 @@ class Database:
 
     def _error(self, what: str) -> PalimpsestError:
         return self._purpose.error(f"{self._purpose.name} {self.name}: {what}")
+
+
+def insert_into(session: Session, table: Table) -> Any:
+    """An INSERT in the database's own words, which can say what to do on a conflict."""
+    return _INSERTS[session.get_bind().dialect.name](table)
 
 
 def _url(where: str | Path) -> URL:

@@ -22,12 +22,10 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from ..database import insert_into
 from .tables import Tables
-
-INSERT: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +210,7 @@ def _add_up(session: Session, to: Table, counted: Mapping[Any, int], sign: int) 
         return
     *key, last = (each.name for each in to.columns)
     rows = [dict(zip(key, of, strict=True)) | {last: sign * n} for of, n in counted.items()]
-    statement = INSERT[_dialect(session)](to)
+    statement = insert_into(session, to)
     grown = {last: to.c[last] + statement.excluded[last]}
     session.execute(statement.on_conflict_do_update(index_elements=key, set_=grown), rows)
     if sign < 0:

@@ -13,13 +13,25 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Insert, Select, delete, insert, select, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    Insert,
+    Select,
+    String,
+    cast,
+    delete,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.orm import Session
 
+from ..database import insert_into
 from ..journal import chunks
 from ..words import stems
 from .base import Entry, Filter, stamp
-from .lexicon import INSERT, Lexicon, Said
+from .lexicon import Lexicon, Said
 from .packing import Packed, pack
 from .rows import Rows, unpack_stems, unpacked
 from .tables import Tables
@@ -125,7 +137,7 @@ class EntryTable:
         """Note that what mirrors these (id, owner) may be out of line."""
         rows = [{"id": id, "owner": owner} for id, owner in sorted(set(pairs))]
         if rows:
-            statement = INSERT[session.get_bind().dialect.name](self.tables.pending)
+            statement = insert_into(session, self.tables.pending)
             session.execute(statement.on_conflict_do_nothing(), rows)
 
     def owed(self, session: Session, limit: int) -> list[tuple[str, str]]:
@@ -146,14 +158,14 @@ class EntryTable:
     def note(self, session: Session, name: str, value: str) -> None:
         """Note a value of the whole index."""
         facts = self.tables.facts
-        made = INSERT[session.get_bind().dialect.name](facts).values(name=name, value=value)
+        made = insert_into(session, facts).values(name=name, value=value)
         session.execute(made.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
 
     def _count(self, session: Session, steps: int) -> int:
         """Where the index's count of changes stands, `steps` further on. Keys are such counts, so
         none is ever given twice: what a reader remembers of a key can be old, never wrong."""
         facts = self.tables.facts
-        made = INSERT[session.get_bind().dialect.name](facts).values(name="count", value=str(steps))
+        made = insert_into(session, facts).values(name="count", value=str(steps))
         further = cast(cast(facts.c.value, BigInteger) + steps, String)
         counted = made.on_conflict_do_update(index_elements=["name"], set_={"value": further})
         return int(session.execute(counted.returning(facts.c.value)).scalar_one())

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Row, delete, insert, or_, select, update
 from sqlalchemy.orm import Session
 
+from ..database import insert_into
 from ..journal import chunks
 from ..record import Record, RecordId, new_id
 from .contents import Contents
@@ -210,7 +211,7 @@ class Archive:
 
     def _touch(self, session: Session, items: Iterable[str]) -> None:
         s = self._tables.stale
-        noted = INSERT[session.get_bind().dialect.name](s).on_conflict_do_nothing()
+        noted = insert_into(session, s).on_conflict_do_nothing()
         for part in chunks(set(items)):
             session.execute(noted, [{"item": item} for item in sorted(part)])
 
