@@ -109,7 +109,8 @@ class CachedEmbedder:
 def unit(rows: Vectors) -> Vectors:
     """[N, D] rows scaled to length 1; a zero row stays zero."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    scaled: Vectors = (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return scaled
 
 
 def open_embedder(spec: str, *, device: str = "auto") -> Embedder:

@@ -52,7 +52,7 @@ def test_the_wheel_installs_in_a_clean_venv_and_every_module_imports(tmp_path: P
         ".".join(("palimpsest", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
             ".__init__"
         )
-        for folder in ("agent", "apps", "llm", "memory")
+        for folder in ("agent", "apps", "kernels", "llm", "memory", "unlearning")
         for path in (ROOT / folder).rglob("*.py")
     }
     assert expected <= modules, f"not in the wheel: {sorted(expected - modules)}"

@@ -1,0 +1,1 @@
+"""Entries of a cache, closed up and turned to their new positions."""

@@ -1,0 +1,1 @@
+"""The nearest rows of a table of embeddings."""

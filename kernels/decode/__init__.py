@@ -1,0 +1,1 @@
+"""Attention of a query to selected blocks of a bank."""

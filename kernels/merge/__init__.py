@@ -1,0 +1,1 @@
+"""Partitions of one softmax, joined by their log-sum-exp."""

@@ -1,0 +1,1 @@
+"""Which blocks a query needs, by their summaries."""
