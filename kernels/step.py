@@ -41,7 +41,7 @@ class Memory:
     Args:
         bank: the pool of all blocks.
         summaries: of each sequence's blocks, in their order [B or 1, N, H, r, D].
-        blocks: int32 [B], how many blocks each sequence has; the last may be short (`bank.lengths`).
+        blocks: int32 [B], how many each sequence has; the last may be short (`bank.lengths`).
         table: int32 [B, N], the pool's id of each sequence's n-th block; None: n itself.
         coarse: summaries of neighbouring blocks together; see `score_blocks`.
     """
