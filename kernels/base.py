@@ -170,11 +170,13 @@ class Summaries:
             r = 1, the mean key. `bounds`: r = 2, the elementwise maximum and minimum of the keys,
             which bound every key's score from above (Quest, arXiv 2406.10774, section 3.2).
             `tokens`: r keys of the block that represent it; their scores add up (InfLLM,
-            arXiv 2402.04617, equation 3).
+            arXiv 2402.04617, equation 3). A row of NaN is never selected.
+        span: neighbouring blocks that each of the N stands for together, the last maybe for fewer.
     """
 
     data: Tensor
     kind: SummaryKind = "mean"
+    span: int = 1
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, get_args(SummaryKind))
@@ -187,6 +189,8 @@ class Summaries:
             )
         if d % 16 or not 16 <= d <= WIDEST:
             raise ConfigError(f"summaries has D={d}; it must be a multiple of 16 up to {WIDEST}")
+        if self.span < 1:
+            raise ConfigError(f"span={self.span} must be at least 1")
         floats = (*FLOATS, torch.float64)
         check("summaries", self.data, tuple(self.data.shape), floats, self.data.device)
 

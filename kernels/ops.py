@@ -164,7 +164,7 @@ def score_blocks(
         reduce: over the query heads that share it: their best, their mean, or the sum of each
             one's softmax over all blocks (NSA). `softmax` counts blocks outside `candidates` too.
         candidates: int32 [B, 2], first block and one past the last; by default all.
-        coarse: summaries of equally many neighbouring blocks together, the last may have fewer:
+        coarse: summaries of `span` neighbouring blocks each (see `score.summaries.coarser`):
             only the blocks of the best `expand` of these are scored. For banks beyond four million
             tokens, where reading all summaries costs more than the attention. Exact with `bounds`
             only up to `expand`; not together with `softmax`.
@@ -333,11 +333,12 @@ def _check_rotation(
 
 def _check_coarse(coarse: Summaries, fine: Summaries, reduce: Reduce, k: int, expand: int) -> None:
     (bs, n, h, _, d), (cs, m, ch, _, cd) = fine.data.shape, coarse.data.shape
-    factor = -(-n // m)
-    if (cs, ch, cd) != (bs, h, d) or m > n or -(-n // factor) != m:
+    factor, left = divmod(coarse.span, fine.span)
+    if left or factor < 1 or (cs, ch, cd) != (bs, h, d) or -(-n // factor) != m:
         raise ConfigError(
-            f"coarse={tuple(coarse.data.shape)} must have one row for every so many of"
-            f" N={n} blocks, and else the shape of summaries={tuple(fine.data.shape)}"
+            f"coarse={tuple(coarse.data.shape)} with span={coarse.span} must have one row for every"
+            f" so many of N={n} blocks with span={fine.span}, and else the shape of"
+            f" summaries={tuple(fine.data.shape)}"
         )
     if coarse.data.dtype != fine.data.dtype or coarse.data.device != fine.data.device:
         raise ConfigError("coarse and summaries must have one dtype and one device")

@@ -24,13 +24,16 @@ def block_scores(
         data = data.flatten(3)[:, :, :, None]
     scores = torch.einsum("bhgd,bnhrd->bhgn", rows, data).reshape(b, hq, n)
     scores = torch.nan_to_num(scores, nan=-math.inf, posinf=math.inf, neginf=-math.inf)
-    if reduce == "softmax":
-        scores = scores.softmax(dim=-1)
     groups = {"sequence": 1, "kv_head": h, "query_head": hq}[share]
     shared = scores.view(b, groups, hq // groups, n)
+    best = shared.amax(dim=2)
     if reduce == "max":
-        return shared.amax(dim=2)
-    return shared.mean(dim=2) if reduce == "mean" else shared.sum(dim=2)
+        return best
+    if reduce == "mean":
+        return shared.mean(dim=2)
+    # a block that no query row can score weighs nothing, and must not be selected for that
+    weights = shared.softmax(dim=-1).nan_to_num(nan=0.0).sum(dim=2)
+    return weights.masked_fill(torch.isneginf(best), -math.inf)
 
 
 def score_blocks(
