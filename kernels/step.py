@@ -143,7 +143,7 @@ def retrieval_attention(
     read = gather_decode(
         query,
         memory.bank,
-        _in_pool(blocks, memory.table),
+        _in_pool(blocks, memory),
         scale=scale,
         rotation=rotation,
         mass=mass,
@@ -182,11 +182,12 @@ def _with_ends(ids: Tensor, blocks: Tensor, sinks: int, window: int) -> Tensor:
     return torch.cat([ends[0], ids, ends[1]], dim=2).int()
 
 
-def _in_pool(blocks: Tensor, table: Tensor | None) -> Tensor:
+def _in_pool(blocks: Tensor, memory: Memory) -> Tensor:
+    table = memory.table
     if table is None:
         return blocks
     b, groups, s = blocks.shape
-    check("table", table, (b, table.shape[-1]), (torch.int32,), blocks.device)
+    check("table", table, (b, memory.summaries.data.shape[1]), (torch.int32,), blocks.device)
     found = table.gather(1, blocks.clamp(min=0).long().view(b, groups * s)).view(b, groups, s)
     return torch.where(blocks >= 0, found, -1)
 
