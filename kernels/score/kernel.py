@@ -15,7 +15,11 @@ from torch import Tensor
 
 from ..base import Reduce, Selected, Share, Summaries
 from ..configs import Config, choose, device_of
-from .running import FUSED, NOTHING, improved, joined, packed, padded, parts_of
+from .running import NOTHING, improved, joined, packed, padded, parts_of
+
+FUSED = 64
+"""Largest k that a program keeps in registers. For a larger one every key goes to memory, 8 bytes
+a score, and torch selects."""
 
 MOST_KEYS = 4096
 """Keys of all splits that the second stage holds at once."""
@@ -31,7 +35,7 @@ def _query(
     M: tl.constexpr,
     D: tl.constexpr,
     DP: tl.constexpr,
-) -> Any:
+):
     """Query rows [M, DP] from the first one on; 0 beyond ROWS and D."""
     row, channel = tl.arange(0, M), tl.arange(0, DP)
     at = (sequence * HQ + first + row)[:, None] * D + channel[None, :]
@@ -52,30 +56,40 @@ def _scores(
     DP: tl.constexpr,
     BN: tl.constexpr,
     BOUNDS: tl.constexpr,
-) -> Any:
+):
     """Scores [M, BN] float32 of rows [M, DP] against the summaries of some blocks; -inf for NaN."""
     channel = tl.arange(0, DP)
     at = (number.to(tl.int64) * H + head)[:, None] * (R * D) + channel[None, :]
     mask = inside[:, None] & (channel < D)[None, :]
     score = tl.zeros([rows.shape[0], BN], tl.float32)
-    for each in tl.static_range(R):
-        operand = rows
-        if BOUNDS:
-            # max(q * high, q * low) is q+ * high + q- * low
-            zero = tl.zeros_like(rows)
-            operand = tl.maximum(rows, zero) if each == 0 else tl.minimum(rows, zero)
-        summary = tl.load(data + at + each * D, mask=mask, other=0.0)
-        score = tl.dot(operand, tl.trans(summary), score, input_precision="ieee")
+    if BOUNDS:
+        # max(q * high, q * low) is q+ * high + q- * low; a NaN stays in both
+        zero = tl.zeros_like(rows)
+        above, below = tl.where(rows < 0, zero, rows), tl.where(rows > 0, zero, rows)
+        high = tl.load(data + at, mask=mask, other=0.0)
+        low = tl.load(data + at + D, mask=mask, other=0.0)
+        score = tl.dot(above, tl.trans(high), score, input_precision="ieee")
+        score = tl.dot(below, tl.trans(low), score, input_precision="ieee")
+    else:
+        for each in range(R):
+            summary = tl.load(data + at + each * D, mask=mask, other=0.0)
+            score = tl.dot(rows, tl.trans(summary), score, input_precision="ieee")
     return tl.where(score == score, score, float("-inf"))
 
 
 @triton.jit
-def total_kernel(
+def _above(table, unit, place, stop, size, FACTOR: tl.constexpr):
+    """The coarse rows that some places belong to, -1 where there is none."""
+    at = unit * (size // FACTOR) + place // FACTOR
+    return tl.load(table + at, mask=place < stop, other=-1)
+
+
+@triton.jit
+def _total(
     q,
     data,
     total,
     n,
-    shared,
     HQ: tl.constexpr,
     H: tl.constexpr,
     ROWS: tl.constexpr,
@@ -85,11 +99,13 @@ def total_kernel(
     DP: tl.constexpr,
     BN: tl.constexpr,
     BOUNDS: tl.constexpr,
-) -> None:
+    SHARED: tl.constexpr,
+):
     """Grid [H, splits, B]: the logarithm of the sum of exponentials of each query head's scores
     over a split's blocks, into [splits, B, HQ]."""
     head, split, sequence = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    data += tl.where(shared, 0, sequence) * n * (H * R * D)
+    if not SHARED:
+        data += sequence * n * (H * R * D)
     part = tl.cdiv(tl.cdiv(n, BN), tl.num_programs(1)) * BN
     stop = tl.minimum(split * part + part, n)
     rows = _query(q, sequence, head * ROWS, HQ, ROWS, M, D, DP)
@@ -112,7 +128,55 @@ def total_kernel(
 
 
 @triton.jit
-def score_kernel(
+def _shared(
+    q,
+    rows,
+    data,
+    total,
+    number,
+    inside,
+    sequence,
+    first_row,
+    HQ: tl.constexpr,
+    H: tl.constexpr,
+    ROWS: tl.constexpr,
+    HEADS: tl.constexpr,
+    M: tl.constexpr,
+    R: tl.constexpr,
+    D: tl.constexpr,
+    DP: tl.constexpr,
+    BN: tl.constexpr,
+    BOUNDS: tl.constexpr,
+    REDUCE: tl.constexpr,
+):
+    """Scores [BN] of some blocks for those who share a selection: `rows` of one KV head; or ROWS of
+    each of HEADS, which are read as they are needed."""
+    row = tl.arange(0, M)
+    real = (row < ROWS)[:, None]
+    top = tl.full([BN], float("-inf"), tl.float32)
+    score = tl.zeros([BN], tl.float32)
+    for each in range(HEADS):
+        if HEADS > 1:
+            first_row = each * ROWS
+            rows = _query(q, sequence, first_row, HQ, ROWS, M, D, DP)
+        head = first_row // (HQ // H)
+        scored = _scores(rows, data, number, inside, head, H, R, D, DP, BN, BOUNDS)
+        top = tl.maximum(top, tl.max(tl.where(real, scored, float("-inf")), 0))
+        if REDUCE == "mean":
+            score += tl.sum(tl.where(real, scored, 0.0), 0) / (ROWS * HEADS)
+        if REDUCE == "softmax":
+            at = sequence * HQ + first_row + row
+            lse = tl.load(total + at, mask=row < ROWS, other=0.0)
+            lse = tl.where(lse == float("-inf"), 0.0, lse)
+            score += tl.sum(tl.where(real, tl.exp(scored - lse[:, None]), 0.0), 0)
+    if REDUCE == "max":
+        score = top
+    # what no row can score weighs nothing, and must not be selected for that
+    return tl.where(top == float("-inf"), top, score)
+
+
+@triton.jit
+def _score(
     q,
     data,
     candidates,
@@ -121,7 +185,6 @@ def score_kernel(
     out,
     n,
     size,
-    shared,
     HQ: tl.constexpr,
     H: tl.constexpr,
     ROWS: tl.constexpr,
@@ -133,11 +196,11 @@ def score_kernel(
     BN: tl.constexpr,
     K: tl.constexpr,
     BOUNDS: tl.constexpr,
+    SHARED: tl.constexpr,
     REDUCE: tl.constexpr,
-    RANGED: tl.constexpr,
     FACTOR: tl.constexpr,
     KEEP: tl.constexpr,
-) -> None:
+):
     """Grid [HS, splits, B]: the K best packed keys of a split, ascending, into [B, HS, splits, K];
     or, if KEEP is not set, all keys into [B, HS, size].
 
@@ -147,9 +210,10 @@ def score_kernel(
     """
     group, split, sequence = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     unit = sequence * tl.num_programs(0) + group
-    data += tl.where(shared, 0, sequence) * n * (H * R * D)
+    if not SHARED:
+        data += sequence * n * (H * R * D)
     low, high = 0, n
-    if RANGED:
+    if candidates is not None:
         low = tl.maximum(tl.load(candidates + sequence * 2), 0)
         high = tl.minimum(tl.load(candidates + sequence * 2 + 1), n)
     begin, end = 0, size
@@ -159,54 +223,52 @@ def score_kernel(
     first = begin + split * part
     stop = tl.minimum(first + part, end)
 
-    row = tl.arange(0, M)
     first_row = group * ROWS
-    kv_head = first_row // (HQ // H)
-    if HEADS == 1:
-        rows = _query(q, sequence, first_row, HQ, ROWS, M, D, DP)
+    rows = _query(q, sequence, first_row, HQ, ROWS, M, D, DP)
+    if FACTOR:
+        later = _above(table, unit, first + tl.arange(0, BN), stop, size, FACTOR)
+    out += (unit * tl.num_programs(1) + split) * K if KEEP else unit * size
     best = tl.full([K], NOTHING, tl.int64)
     for start in range(first, stop, BN):
         place = start + tl.arange(0, BN)
         number, inside = place, place < stop
         if FACTOR:
-            at = unit * (size // FACTOR) + place // FACTOR
-            above = tl.load(table + at, mask=inside, other=-1)
+            above = later
+            # a load that other loads wait for costs them a stage, unless it is a step ahead
+            later = _above(table, unit, place + BN, stop, size, FACTOR)
             number = above * FACTOR + place % FACTOR
             inside = inside & (above >= 0)
         inside = inside & (number >= low) & (number < high)
-        top = tl.full([BN], float("-inf"), tl.float32)
-        score = tl.zeros([BN], tl.float32)
-        for each in range(HEADS):
-            if HEADS > 1:
-                kv_head = each
-                first_row = each * ROWS
-                rows = _query(q, sequence, first_row, HQ, ROWS, M, D, DP)
-            scored = _scores(rows, data, number, inside, kv_head, H, R, D, DP, BN, BOUNDS)
-            real = (row < ROWS)[:, None]
-            top = tl.maximum(top, tl.max(tl.where(real, scored, float("-inf")), 0))
-            if REDUCE == "mean":
-                score += tl.sum(tl.where(real, scored, 0.0), 0)
-            if REDUCE == "softmax":
-                at = sequence * HQ + first_row + row
-                lse = tl.load(total + at, mask=row < ROWS, other=0.0)
-                lse = tl.where(lse == float("-inf"), 0.0, lse)
-                score += tl.sum(tl.where(real, tl.exp(scored - lse[:, None]), 0.0), 0)
-        if REDUCE == "max":
-            score = top
-        if REDUCE == "mean":
-            score = score / (ROWS * HEADS)
-        if REDUCE == "softmax":
-            score = tl.where(top == float("-inf"), float("-inf"), score)
+        score = _shared(
+            q,
+            rows,
+            data,
+            total,
+            number,
+            inside,
+            sequence,
+            first_row,
+            HQ,
+            H,
+            ROWS,
+            HEADS,
+            M,
+            R,
+            D,
+            DP,
+            BN,
+            BOUNDS,
+            REDUCE,
+        )
         keys = tl.where(inside, packed(score, number), NOTHING)
         if KEEP:
             # most tiles of a long split have nothing better, and a sort costs more than a tile
             if tl.max(keys, 0) > tl.min(best, 0):
                 best = improved(best, keys, K)
         else:
-            tl.store(out + unit * size + place, keys, mask=place < stop)
+            tl.store(out + place, keys, mask=place < stop)
     if KEEP:
-        at = (unit * tl.num_programs(1) + split) * K + tl.arange(0, K)
-        tl.store(out + at, best)
+        tl.store(out + tl.arange(0, K), best)
 
 
 class _How(NamedTuple):
@@ -256,55 +318,51 @@ def _best(
     factor: int = 0,
 ) -> Selected:
     """The k best of all blocks, or of those of the coarse rows in `table` [B, HS, E]."""
-    (b, hq, _), (bs, n, h, _, _) = q.shape, summaries.data.shape
+    (b, hq, _), (_, n, h, _, _) = q.shape, summaries.data.shape
     config, processors = how.sized(summaries)
     groups = {"sequence": 1, "kv_head": h, "query_head": hq}[how.share]
     size = n if table is None else table.shape[2] * factor
     tiles, keep = triton.cdiv(size, config.tile), padded(k) <= min(FUSED, config.tile)
-    most = MOST_KEYS if keep else MOST_KEYS * FUSED
+    most = MOST_KEYS if keep else tiles
     width = padded(k) if keep else 1
     splits = config.splits or parts_of(b * groups, tiles, width, processors, most)
     shape = (b * groups, splits * width if keep else size)
     keys = torch.empty(shape, dtype=torch.int64, device=q.device)
-    total = _totals(q, summaries, how) if how.reduce == "softmax" else q
-    score_kernel[(groups, splits, b)](
+    total = _totals(q, summaries, how) if how.reduce == "softmax" else None
+    _score[(groups, splits, b)](
         q,
         summaries.data,
-        q if candidates is None else candidates,
-        q if table is None else table,
+        candidates,
+        table,
         total,
         keys,
         n,
         size,
-        bs == 1,
         HEADS=h if how.share == "sequence" else 1,
         K=width,
         REDUCE=how.reduce,
-        RANGED=candidates is not None,
         FACTOR=factor,
         KEEP=keep,
         **_shapes(q, summaries, 1 if how.share == "query_head" else hq // h, config),
     )
-    ids, scores = joined(keys, k)
+    ids, scores = joined(keys, k, keep)
     return Selected(ids.view(b, groups, k), scores.view(b, groups, k))
 
 
 def _totals(q: Tensor, summaries: Summaries, how: _How) -> Tensor:
     """The logarithm of the sum of exponentials of each query head's scores, [B, Hq] float32."""
-    (b, hq, _), (bs, n, h, _, _) = q.shape, summaries.data.shape
+    (b, hq, _), (_, n, h, _, _) = q.shape, summaries.data.shape
     config, processors = how.sized(summaries)
     tiles = triton.cdiv(n, config.tile)
     splits = config.splits or parts_of(b * h, tiles, 1, processors, MOST_KEYS)
     total = torch.empty(splits, b, hq, dtype=torch.float32, device=q.device)
-    total_kernel[(h, splits, b)](
-        q, summaries.data, total, n, bs == 1, **_shapes(q, summaries, hq // h, config)
-    )
+    _total[(h, splits, b)](q, summaries.data, total, n, **_shapes(q, summaries, hq // h, config))
     return total.logsumexp(dim=0)
 
 
 def _shapes(q: Tensor, summaries: Summaries, rows: int, config: Config) -> dict[str, Any]:
     """What both kernels are compiled for."""
-    _, _, h, r, d = summaries.data.shape
+    bs, _, h, r, d = summaries.data.shape
     return {
         "HQ": q.shape[1],
         "H": h,
@@ -315,6 +373,7 @@ def _shapes(q: Tensor, summaries: Summaries, rows: int, config: Config) -> dict[
         "DP": triton.next_power_of_2(d),
         "BN": config.tile,
         "BOUNDS": summaries.kind == "bounds",
+        "SHARED": bs == 1,
         "num_warps": config.warps,
         "num_stages": config.stages,
     }

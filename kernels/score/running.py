@@ -5,8 +5,6 @@ The keys are those of `packed`. Knows nothing of what is scored: `cosine` select
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -18,13 +16,9 @@ from .packed import unpack
 NOTHING = tl.constexpr(-0x7F800001 << 32)
 """The key of a score of -inf that no index has."""
 
-FUSED = 64
-"""Largest k that a program keeps in registers. For a larger one every key goes to memory, 8 bytes
-a score, and torch selects."""
-
 
 @triton.jit
-def packed(score: Any, index: Any):
+def packed(score, index):
     """int64 keys of float32 scores and of indices that broadcast against them; NaN is -inf."""
     score = tl.where(score == score, score, float("-inf"))
     score = tl.where(score == 0.0, 0.0, score)  # -0.0 becomes 0.0
@@ -34,7 +28,7 @@ def packed(score: Any, index: Any):
 
 
 @triton.jit
-def improved(best: Any, keys: Any, K: tl.constexpr):
+def improved(best, keys, K: tl.constexpr):
     """The best K, ascending along the last axis, with others [..., BN] taken in.
 
     An ascending row against a descending one: the greater of each pair are the K best of all, and
@@ -44,9 +38,7 @@ def improved(best: Any, keys: Any, K: tl.constexpr):
 
 
 @triton.jit
-def join_kernel(
-    keys, ids, scores, most, k: tl.constexpr, K: tl.constexpr, SIZE: tl.constexpr
-) -> None:
+def _join(keys, ids, scores, most, k: tl.constexpr, K: tl.constexpr, SIZE: tl.constexpr):
     """Grid [rows]: the k best of a row's `most` keys, unpacked and in order."""
     row = tl.program_id(0).to(tl.int64)
     each = tl.arange(0, SIZE)
@@ -78,14 +70,16 @@ def parts_of(units: int, tiles: int, width: int, processors: int, most: int) -> 
     return parts
 
 
-def joined(keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """ids int32 and scores float32 [rows, k] of the best of each row's keys [rows, most]."""
+def joined(keys: Tensor, k: int, few: bool) -> tuple[Tensor, Tensor]:
+    """ids int32 and scores float32 [rows, k] of the best of each row's keys [rows, most]; few are
+    what splits kept, and else they are all keys."""
     rows, most = keys.shape
-    if k > FUSED:
+    if not few:
         scores, ids = unpack(keys.topk(k, dim=1).values)
         return ids, scores
     ids = torch.empty(rows, k, dtype=torch.int32, device=keys.device)
     scores = torch.empty(rows, k, dtype=torch.float32, device=keys.device)
-    size = max(padded(k), triton.next_power_of_2(most))
-    join_kernel[(rows,)](keys, ids, scores, most, k, padded(k), size, num_warps=4)
+    size = triton.next_power_of_2(most)
+    warps = 4 if size <= 2048 else 8
+    _join[(rows,)](keys, ids, scores, most, k=k, K=padded(k), SIZE=size, num_warps=warps)
     return ids, scores
