@@ -41,10 +41,21 @@ class Config:
     stages: int = 3
     splits: int | None = None
 
+    @property
+    def options(self) -> dict[str, int]:
+        """Of a launch. That products and sums are fused is said, as what Triton takes for granted
+        about it changes with its version."""
+        return {
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+            "enable_fp_fusion": True,
+        }
+
 
 def choose(op: str, gpu: str, shape: Mapping[str, int]) -> Config:
-    """The configuration of an op on a device for a shape, by its letters (see `base`) and `bytes`,
-    those of a stored element. The defaults, where no row speaks of it."""
+    """The configuration of an op on a device for a shape, by its letters (see `base`) and what else
+    the op tells of itself: `bytes` of a stored element, `dot` bytes of one that is multiplied.
+    The defaults, where no row speaks of it."""
     for row in _rows():
         if row["op"] == op and row.get("gpu", "") in gpu and _holds(row.get("where", {}), shape):
             names = ("tile", "warps", "stages", "splits")

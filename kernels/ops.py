@@ -8,6 +8,7 @@ ever NaN unless an input is. No op needs a gradient, and none gives one.
 from __future__ import annotations
 
 import math
+import os
 from importlib import import_module
 from typing import Any, get_args
 
@@ -304,6 +305,11 @@ def _kernel(op: str, backend: Backend | None, tensor: Tensor) -> Any:
         one_of("backend", backend, get_args(Backend))
     if backend == "torch" or (backend is None and not tensor.is_cuda):
         return None
+    if not tensor.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ConfigError(
+            f"backend='triton' needs tensors on a GPU, these are on {tensor.device}; move them, or"
+            " set TRITON_INTERPRET=1 before triton is imported, to try a kernel without one"
+        )
     try:
         return import_module(f".{op}.kernel", __package__).run
     except ModuleNotFoundError as error:

@@ -34,8 +34,7 @@ def run(o: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
         TOGETHER=together,
         D=d,
         WIDTH=width,
-        num_warps=config.warps,
-        num_stages=config.stages,
+        **config.options,
     )
     return out, joined
 
@@ -64,9 +63,9 @@ def _merge(
     channel = tl.arange(0, WIDTH)
     acc = tl.zeros([WIDTH], tl.float32)
     for start in range(0, PARTS, TOGETHER):
-        part = start + tl.arange(0, TOGETHER)
-        at = part.to(tl.int64) * rows + row
-        weight = tl.exp2(tl.load(lse + at, part < PARTS, other=float("-inf")) - shift)
+        some = start + tl.arange(0, TOGETHER)
+        at = some.to(tl.int64) * rows + row
+        weight = tl.exp2(tl.load(lse + at, some < PARTS, other=float("-inf")) - shift)
         # 0 * NaN is NaN: what stands in the o of a partition that saw nothing is not even read
         here = (weight > 0)[:, None] & (channel < D)[None, :]
         read = tl.load(o + at[:, None] * D + channel[None, :], here, other=0.0)
