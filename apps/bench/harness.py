@@ -5,6 +5,7 @@ A bench is a generator of tables. The harness knows nothing of what is measured.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ from .registry import BENCHES
 from .setting import Setting
 
 LIBRARIES = ("palimpsest", "torch", "transformers", "sentence-transformers", "chromadb", "numpy")
+
+POINTS_DEPEND_ON = ("torch", "triton", "cuda", "machine", "cores", "threads", "commit")
+"""Of the environment: what each line of a file of points repeats."""
 
 Cell = str | int | float | bool | Spread | Estimate | None
 Row = Mapping[str, Cell]
@@ -45,6 +50,9 @@ class Table:
         published: others' numbers, each with its model; shown beside ours and never ranked with
             them, since neither the data nor the judge is the same.
         source: where the published numbers stand.
+        points: every measurement with all it depends on, kept as one CSV file beside the JSON.
+        curve: columns of `points` to draw, the second over the first, which is on a logarithmic
+            axis: one line for each name in the first column.
     """
 
     title: str
@@ -53,6 +61,8 @@ class Table:
     plot: tuple[str, ...] = ()
     published: Sequence[Row] = ()
     source: str = ""
+    points: Sequence[Row] = ()
+    curve: tuple[str, str] | None = None
 
     @property
     def first(self) -> str:
@@ -79,14 +89,32 @@ class Report:
         return asdict(self) | {"at": self.at.isoformat()}
 
     def save(self, folder: Path) -> Path:
-        """Write `BENCH-TIME.json`, and a plot of the same name; returns the JSON file's path."""
+        """Write `BENCH-TIME.json`, and a plot and points of the same name; returns the JSON file's
+        path."""
         from .plot import draw
 
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.bench}-{self.at:%Y%m%dT%H%M%SZ}.json"
         path.write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n")
         draw(self.tables, path.with_suffix(".png"), title=f"palimpsest bench {self.bench}")
+        self._save_points(path.with_suffix(".csv"))
         return path
+
+    def _save_points(self, path: Path) -> None:
+        """One line for each point of any table, with what all of them depend on."""
+        common = {name: self.environment.get(name) for name in POINTS_DEPEND_ON}
+        rows = [
+            {"bench": self.bench, "at": self.at.isoformat()} | _flat(point) | common
+            for table in self.tables
+            for point in table.points
+        ]
+        if rows:
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(
+                    file, list(dict.fromkeys(name for row in rows for name in row))
+                )
+                writer.writeheader()
+                writer.writerows(rows)
 
 
 def run_bench(
@@ -137,6 +165,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         **{library: version(library) for library in LIBRARIES},
+        "triton": version("triton") if find_spec("triton") else None,
         "commit": commit(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
@@ -187,6 +216,17 @@ def _shown(cell: Cell) -> str:
     if isinstance(cell, bool):
         return "yes" if cell else "NO"
     return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    """Every cell one number or word; a spread is three."""
+    flat: dict[str, Any] = {}
+    for name, cell in row.items():
+        if isinstance(cell, Spread):
+            flat |= {name: cell.median, f"{name} low": cell.low, f"{name} high": cell.high}
+        else:
+            flat[name] = str(cell) if isinstance(cell, Estimate) else cell
+    return flat
 
 
 def central(cell: Cell) -> float:

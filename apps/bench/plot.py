@@ -1,9 +1,11 @@
-"""Tables as bar charts in one PNG file. Knows nothing of what the numbers mean."""
+"""Tables as bars and lines in one PNG file. Knows nothing of what the numbers mean."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from .harness import central
@@ -15,27 +17,37 @@ if TYPE_CHECKING:
     from .harness import Cell, Table
 
 INCHES_PER_BAR = 0.22
+INCHES_OF_LINES = 3.0
 
 
 def draw(tables: Sequence[Table], path: Path, *, title: str) -> None:
-    """One panel for each table that names columns to plot; writes nothing if none does."""
+    """One panel for each table that names columns to plot; writes nothing if none does.
+
+    A table's bars and its lines are drawn in panels of their own.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawn = [table for table in tables if table.plot]
+    drawn: list[tuple[float, Callable[[Axes], None]]] = []
+    for table in tables:
+        if table.plot:
+            height = 1.0 + INCHES_PER_BAR * len(table.rows) * len(table.plot)
+            drawn.append((height, partial(_bars, table=table)))
+        if table.curve:
+            drawn.append((INCHES_OF_LINES, partial(_lines, table=table)))
     if not drawn:
         return
-    heights = [1.0 + INCHES_PER_BAR * len(table.rows) * len(table.plot) for table in drawn]
+    heights = [height for height, _ in drawn]
     figure = Figure(figsize=(8, sum(heights) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     panels = figure.subplots(len(drawn), 1, squeeze=False, height_ratios=heights)
-    for axes, table in zip(panels[:, 0], drawn, strict=True):
-        _panel(axes, table)
+    for axes, (_, panel) in zip(panels[:, 0], drawn, strict=True):
+        panel(axes)
     figure.savefig(path, dpi=120)
 
 
-def _panel(axes: Axes, table: Table) -> None:
+def _bars(axes: Axes, table: Table) -> None:
     systems = [str(row[table.first]) for row in table.rows]
     thickness = 0.8 / len(table.plot)
     for nth, column in enumerate(table.plot):
@@ -50,6 +62,30 @@ def _panel(axes: Axes, table: Table) -> None:
     axes.set_title(table.title, fontsize=9, loc="left")
     axes.legend(fontsize=7, loc="best")
     axes.grid(axis="x", alpha=0.3)
+
+
+def _lines(axes: Axes, table: Table) -> None:
+    """Every point, and a line through the medians of those that are above each other."""
+    assert table.curve is not None
+    across, up = table.curve
+    lines: dict[str, dict[float, list[float]]] = {}
+    for point in table.points:
+        if point.get(across) is not None and point.get(up) is not None:
+            line = lines.setdefault(str(point[table.first]), {})
+            line.setdefault(central(point[across]), []).append(central(point[up]))
+    for name, line in lines.items():
+        places = sorted(line)
+        [drawn] = axes.plot(places, [median(line[x]) for x in places], lw=1, label=name)
+        every = [(x, y) for x in places for y in line[x]]
+        xs, ys = zip(*every, strict=True)
+        axes.scatter(xs, ys, s=9, color=drawn.get_color())
+    axes.set_xscale("log")
+    axes.set_xlabel(across, fontsize=8)
+    axes.set_ylabel(up, fontsize=8)
+    axes.set_title(table.title, fontsize=9, loc="left")
+    if lines:
+        axes.legend(fontsize=7, loc="best")
+    axes.grid(alpha=0.3)
 
 
 def _error(cell: Cell) -> tuple[float, float]:

@@ -1,0 +1,162 @@
+"""How long a call takes on a device, and what the device could do at best.
+
+A call is timed over inputs that differ from one to the next, together larger than its caches. On
+CUDA all of them are replayed as one graph, and launched one by one as well; on a CPU each is a
+measurement. Knows nothing of what is called.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from ...errors import PalimpsestError
+from .metrics import Spread
+
+Call = Callable[[], object]
+
+MOST, LEAST = 200, 5
+"""Samples of a measurement."""
+
+COPIED = 1 << 30
+"""Bytes that the copy ceiling reads on a GPU; a quarter of it on a CPU."""
+
+CPU_CACHE = 32 << 20
+"""Last-level cache of a CPU, which torch cannot ask for."""
+
+
+class WrongResult(PalimpsestError):
+    """What was to be timed does not compute what it should; no time of it means anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Microseconds of one call: `us` as it is best run, and on CUDA launched from Python one by
+    one. `how` is "graph", "eager" or "cpu"."""
+
+    us: Spread
+    how: str
+    eager: Spread | None = None
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Times calls on one device.
+
+    Args:
+        seconds: spent on each measurement, beyond its least number of samples.
+        graph: on CUDA, replay as a graph.
+    """
+
+    device: torch.device
+    seconds: float = 0.4
+    graph: bool = True
+
+    @property
+    def cuda(self) -> bool:
+        """Whether it is a GPU."""
+        return self.device.type == "cuda"
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of the largest cache."""
+        if not self.cuda:
+            return CPU_CACHE
+        return int(torch.cuda.get_device_properties(self.device).L2_cache_size)
+
+    def rotations(self, moved: int, most: int = 64) -> int:
+        """How many inputs of so many bytes are more than four times what the cache holds."""
+        return max(2, min(most, 1 + 4 * self.cache_bytes // max(1, moved)))
+
+    def time(self, calls: Sequence[Call]) -> Timing:
+        """The time of one call; each of `calls` has inputs of its own."""
+        for call in calls[:2]:
+            call()
+        if not self.cuda:
+            return Timing(self._each(calls), "cpu")
+        eager = self._together(lambda: [call() for call in calls], len(calls))
+        if not self.graph:
+            return Timing(eager, "eager", eager)
+        try:
+            replay = _captured(calls)
+        except RuntimeError:  # it waits for the device, or allocates in ways a graph cannot
+            torch.cuda.synchronize(self.device)
+            return Timing(eager, "eager", eager)
+        return Timing(self._together(replay, len(calls)), "graph", eager)
+
+    def _each(self, calls: Sequence[Call]) -> Spread:
+        samples: list[float] = []
+        end = time.perf_counter() + self.seconds
+        while len(samples) < LEAST or (len(samples) < MOST and time.perf_counter() < end):
+            call = calls[len(samples) % len(calls)]
+            started = time.perf_counter()
+            call()
+            samples.append((time.perf_counter() - started) * 1e6)
+        return Spread.of(samples)
+
+    def _together(self, act: Call, count: int) -> Spread:
+        samples: list[float] = []
+        end = time.perf_counter() + self.seconds
+        while len(samples) < LEAST or (len(samples) < MOST and time.perf_counter() < end):
+            before, after = (_event() for _ in range(2))
+            before.record()
+            act()
+            after.record()
+            after.synchronize()
+            samples.append(before.elapsed_time(after) * 1e3 / count)
+        return Spread.of(samples)
+
+    @cached_property
+    def copy_gb_s(self) -> Spread:
+        """Gigabytes a second, read and written, of one large copy."""
+        size = COPIED if self.cuda else COPIED // 4
+        source, target = (torch.ones(size, dtype=torch.int8, device=self.device) for _ in range(2))
+        return _rate(self.time([lambda: target.copy_(source)] * 2).us, 2 * size / 1e3)
+
+    @cached_property
+    def matmul_tflop_s(self) -> Spread:
+        """10^12 operations a second of one large product, bfloat16 on a GPU, float32 on a CPU."""
+        size, dtype = (8192, torch.bfloat16) if self.cuda else (1024, torch.float32)
+        a, b = (torch.randn(size, size, device=self.device).to(dtype) for _ in range(2))
+        return _rate(self.time([lambda: a @ b] * 2).us, 2 * size**3 / 1e6)
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def _rate(us: Spread, amount: float) -> Spread:
+    return Spread(amount / us.median, amount / us.high, amount / us.low, us.n)
+
+
+def _captured(calls: Sequence[Call]) -> Call:
+    """All calls as one CUDA graph."""
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for call in calls:
+            call()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    return graph.replay
+
+
+def clock_mhz(device: torch.device) -> str | None:
+    """Clocks of the multiprocessors and of the memory, "1980/3201"; None if nobody can say."""
+    if device.type != "cuda":
+        return None
+    command = ["nvidia-smi", f"--id={device.index or 0}"]
+    command += ["--query-gpu=clocks.sm,clocks.mem", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return said.stdout.strip().replace(", ", "/") or None
