@@ -108,7 +108,6 @@ def run(
         OWN=shared > 1,
         OWN_ANGLE=cos is not None and cos.dim() == 3,
         INTERLEAVED=pairing == "interleaved",
-        num_warps=config.warps,
-        num_stages=config.stages,
+        **config.options,
     )
     return Compacted(new_keys, new_values, moved)

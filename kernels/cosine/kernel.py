@@ -127,8 +127,7 @@ def run(
             K=width,
             MATHS=maths or _maths(rows.dtype),
             KEEP=keep,
-            num_warps=config.warps,
-            num_stages=config.stages,
+            **config.options,
         )
         found.append(joined(keys, k, keep))
     ids, scores = (

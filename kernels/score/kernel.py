@@ -374,6 +374,5 @@ def _shapes(q: Tensor, summaries: Summaries, rows: int, config: Config) -> dict[
         "BN": config.tile,
         "BOUNDS": summaries.kind == "bounds",
         "SHARED": bs == 1,
-        "num_warps": config.warps,
-        "num_stages": config.stages,
+        **config.options,
     }

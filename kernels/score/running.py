@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..configs import RESIDENT
+from ..configs import RESIDENT, Config
 from .packed import unpack
 
 NOTHING = tl.constexpr(-0x7F800001 << 32)
@@ -80,6 +80,6 @@ def joined(keys: Tensor, k: int, few: bool) -> tuple[Tensor, Tensor]:
     ids = torch.empty(rows, k, dtype=torch.int32, device=keys.device)
     scores = torch.empty(rows, k, dtype=torch.float32, device=keys.device)
     size = triton.next_power_of_2(most)
-    warps = 4 if size <= 2048 else 8
-    _join[(rows,)](keys, ids, scores, most, k=k, K=padded(k), SIZE=size, num_warps=warps)
+    options = Config(warps=4 if size <= 2048 else 8).options
+    _join[(rows,)](keys, ids, scores, most, k=k, K=padded(k), SIZE=size, **options)
     return ids, scores
