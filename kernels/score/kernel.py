@@ -123,7 +123,8 @@ def _total(
         top = higher
     row = tl.arange(0, M)
     at = (split * tl.num_programs(2) + sequence) * HQ + head * ROWS + row
-    lse = tl.where(mass > 0.0, top + tl.log(mass), float("-inf"))
+    seen = mass > 0.0
+    lse = tl.where(seen, top + tl.log(tl.where(seen, mass, 1.0)), float("-inf"))
     tl.store(total + at, lse, mask=row < ROWS)
 
 
