@@ -10,7 +10,9 @@ nothing of Triton.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -56,11 +58,24 @@ def choose(op: str, gpu: str, shape: Mapping[str, int]) -> Config:
     """The configuration of an op on a device for a shape, by its letters (see `base`) and what else
     the op tells of itself: `bytes` of a stored element, `dot` bytes of one that is multiplied.
     The defaults, where no row speaks of it."""
-    for row in _rows():
+    for row in _TRIED.get() or _rows():
         if row["op"] == op and row.get("gpu", "") in gpu and _holds(row.get("where", {}), shape):
             names = ("tile", "warps", "stages", "splits")
             return Config(**{name: row[name] for name in names if name in row})
     return Config()
+
+
+_TRIED: ContextVar[Sequence[Mapping[str, Any]] | None] = ContextVar("tried", default=None)
+
+
+@contextmanager
+def trying(rows: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """For a while these rows are all there are, so that what they say can be measured."""
+    token = _TRIED.set(rows)
+    try:
+        yield
+    finally:
+        _TRIED.reset(token)
 
 
 def split_count(units: int, parts: int, processors: int) -> int:

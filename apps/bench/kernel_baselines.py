@@ -19,8 +19,8 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from ...errors import PalimpsestError
 from ...kernels.base import Bank
+from ...kernels.timing import Call
 from .kernel_cases import SINKS, WINDOW, Inputs
-from .kernel_timing import Call
 
 Calls = Sequence[Call]
 

@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
 from ...errors import PalimpsestError
+from ...kernels.timing import Call, captured, enough, microseconds
 from .metrics import Spread
-
-Call = Callable[[], object]
-
-MOST, LEAST = 200, 5
-"""Samples of a measurement."""
 
 COPIED = 1 << 30
 """Bytes that the copy ceiling reads on a GPU; a quarter of it on a CPU."""
@@ -83,7 +79,7 @@ class Clock:
         if not self.graph:
             return Timing(eager, "eager", eager)
         try:
-            replay = _captured(calls)
+            replay = captured(calls)
         except RuntimeError:  # it waits for the device, or allocates in ways a graph cannot
             torch.cuda.synchronize(self.device)
             return Timing(eager, "eager", eager)
@@ -92,7 +88,7 @@ class Clock:
     def _each(self, calls: Sequence[Call]) -> Spread:
         samples: list[float] = []
         end = time.perf_counter() + self.seconds
-        while len(samples) < LEAST or (len(samples) < MOST and time.perf_counter() < end):
+        while not enough(len(samples), end):
             call = calls[len(samples) % len(calls)]
             started = time.perf_counter()
             call()
@@ -100,16 +96,7 @@ class Clock:
         return Spread.of(samples)
 
     def _together(self, act: Call, count: int) -> Spread:
-        samples: list[float] = []
-        end = time.perf_counter() + self.seconds
-        while len(samples) < LEAST or (len(samples) < MOST and time.perf_counter() < end):
-            before, after = (_event() for _ in range(2))
-            before.record()
-            act()
-            after.record()
-            after.synchronize()
-            samples.append(before.elapsed_time(after) * 1e3 / count)
-        return Spread.of(samples)
+        return Spread.of(microseconds(act, count, self.seconds))
 
     @cached_property
     def copy_gb_s(self) -> Spread:
@@ -126,27 +113,8 @@ class Clock:
         return _rate(self.time([lambda: a @ b] * 2).us, 2 * size**3 / 1e6)
 
 
-def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-
-
 def _rate(us: Spread, amount: float) -> Spread:
     return Spread(amount / us.median, amount / us.high, amount / us.low, us.n)
-
-
-def _captured(calls: Sequence[Call]) -> Call:
-    """All calls as one CUDA graph."""
-    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for call in calls:
-            call()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for call in calls:
-            call()
-    return graph.replay
 
 
 def clock_mhz(device: torch.device) -> str | None:

@@ -28,8 +28,9 @@ from palimpsest.apps.bench.kernel_experiments import System, decode, of_case, of
 from palimpsest.apps.bench.kernel_side_ops import side_ops
 from palimpsest.apps.bench.kernel_timing import Clock, WrongResult
 from palimpsest.apps.bench.plot import draw
-from palimpsest.kernels import ops
+from palimpsest.kernels import ops, timing
 from palimpsest.kernels.base import Attended, Format
+from palimpsest.kernels.timing import LEAST
 
 SMALL = Case(b=2, n=512, hq=4, h=2, d=64, p=16, tokens=128, dtype=torch.float32)
 CPU = Clock(torch.device("cpu"), seconds=0.0)
@@ -199,22 +200,22 @@ class TestTheClock:
                 return 0.006 * (other.when - self.when)
 
         monkeypatch.setattr(Clock, "cuda", True)
-        monkeypatch.setattr(kernel_timing, "_event", Event)
+        monkeypatch.setattr(timing, "_event", Event)
         monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
         return done
 
     def test_without_a_graph_all_calls_are_one_sample(self, on_gpu: list[str]) -> None:
         calls = [lambda: on_gpu.append("a"), lambda: on_gpu.append("b")]
-        timing = replace(CPU, graph=False).time(calls)
-        assert timing.how == "eager" and timing.us.median == pytest.approx(3)
-        assert on_gpu == ["a", "b"] + ["a", "b", "waited"] * kernel_timing.LEAST
+        found = replace(CPU, graph=False).time(calls)
+        assert found.how == "eager" and found.us.median == pytest.approx(3)
+        assert on_gpu == ["a", "b"] + ["a", "b", "waited"] * LEAST
 
     def test_a_graph_is_replayed(self, on_gpu: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         replay = lambda: on_gpu.append("replayed")  # noqa: E731
-        monkeypatch.setattr(kernel_timing, "_captured", lambda calls: replay)
-        timing = CPU.time([lambda: None] * 3)
-        assert timing.how == "graph" and timing.us.median == pytest.approx(2)
-        assert timing.eager is not None and on_gpu.count("replayed") == kernel_timing.LEAST
+        monkeypatch.setattr(kernel_timing, "captured", lambda calls: replay)
+        found = CPU.time([lambda: None] * 3)
+        assert found.how == "graph" and found.us.median == pytest.approx(2)
+        assert found.eager is not None and on_gpu.count("replayed") == LEAST
 
     def test_what_cannot_be_captured_is_timed_as_it_is(
         self, on_gpu: list[str], monkeypatch: pytest.MonkeyPatch
@@ -222,14 +223,14 @@ class TestTheClock:
         def refuses(calls: object) -> None:
             raise RuntimeError("operation not permitted when stream is capturing")
 
-        monkeypatch.setattr(kernel_timing, "_captured", refuses)
+        monkeypatch.setattr(kernel_timing, "captured", refuses)
         assert CPU.time([lambda: None]).how == "eager"
 
     def test_on_a_cpu_each_call_is_a_sample(self) -> None:
         done: list[int] = []
-        timing = CPU.time([lambda: done.append(0), lambda: done.append(1)])
-        assert timing.how == "cpu" and timing.us.n == kernel_timing.LEAST
-        assert done == [0, 1, *[at % 2 for at in range(kernel_timing.LEAST)]]
+        found = CPU.time([lambda: done.append(0), lambda: done.append(1)])
+        assert found.how == "cpu" and found.us.n == LEAST
+        assert done == [0, 1, *[at % 2 for at in range(LEAST)]]
 
 
 def test_lines_are_drawn_over_a_logarithmic_axis(tmp_path: Path) -> None:
