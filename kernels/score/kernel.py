@@ -239,7 +239,8 @@ def _score(
             later = _above(table, unit, place + BN, stop, size, FACTOR)
             number = above * FACTOR + place % FACTOR
             inside = inside & (above >= 0)
-        inside = inside & (number >= low) & (number < high)
+        if FACTOR or not KEEP:  # else no place is outside
+            inside = inside & (number >= low) & (number < high)
         score = _shared(
             q,
             rows,
