@@ -111,6 +111,7 @@ def run(
         units = triton.cdiv(asked, QUERIES)
         most = MOST_KEYS if keep else tiles
         splits = config.splits or parts_of(units, tiles, width, processors, most)
+        splits = min(splits, most // width)
         size = (asked, splits * width if keep else n)
         keys = torch.empty(size, dtype=torch.int64, device=rows.device)
         _cosine[(splits, units)](

@@ -328,6 +328,7 @@ def _best(
     most = MOST_KEYS if keep else tiles
     width = padded(k) if keep else 1
     splits = config.splits or parts_of(b * groups, tiles, width, processors, most)
+    splits = min(splits, most // width)
     shape = (b * groups, splits * width if keep else size)
     keys = torch.empty(shape, dtype=torch.int64, device=q.device)
     total = _totals(q, summaries, how) if how.reduce == "softmax" else None
