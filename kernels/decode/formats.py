@@ -14,6 +14,8 @@ from ..base import CHANNELS, Bank, one_of
 LARGEST = {"fp8": 448.0, "int8": 127.0}
 """Of a token's values after scaling: what the format can just hold."""
 
+_HALF = torch.finfo(torch.float16)
+
 
 def quantize(bank: Bank, format: Literal["fp8", "int8", "int4"]) -> Bank:
     """The bank in another format: 8 bits with a scale for each token and head, or 4 bits with a
@@ -28,6 +30,8 @@ def quantize(bank: Bank, format: Literal["fp8", "int8", "int4"]) -> Bank:
     if bank.format != "plain":
         raise ConfigError(f"bank.format={bank.format!r} must be 'plain' to be quantized")
     if format == "int4":
+        if bank.dim % CHANNELS:
+            raise ConfigError(f"bank has D={bank.dim}; int4 needs a multiple of {CHANNELS}")
         return _four_bits(bank)
     (keys, key_scale), (values, value_scale) = (
         _eight_bits(each.float(), format) for each in (bank.keys, bank.values)
@@ -76,11 +80,11 @@ def _four_bits(bank: Bank) -> Bank:
         low, high = keys.masked_fill(beyond, torch.inf), keys.masked_fill(beyond, -torch.inf)
     low, high = low.amin(dim=2), high.amax(dim=2)
     low, high = (torch.where(torch.isfinite(x), x, torch.zeros_like(x)) for x in (low, high))
-    key_scale, key_zero = _scale((high - low) / 15), low.half()
+    key_scale, key_zero = _scale((high - low) / 15), _zero(low)
     stored = _rounded(keys, key_scale[:, :, None], key_zero[:, :, None])
     parts = values.view(*bank.values.shape[:-1], -1, CHANNELS)
     low, high = parts.amin(dim=-1), parts.amax(dim=-1)
-    value_scale, value_zero = _scale((high - low) / 15), low.half()
+    value_scale, value_zero = _scale((high - low) / 15), _zero(low)
     parts = _rounded(parts, value_scale[..., None], value_zero[..., None])
     return replace(
         bank,
@@ -95,8 +99,13 @@ def _four_bits(bank: Bank) -> Bank:
 
 
 def _scale(wanted: Tensor) -> Tensor:
-    """In float16, and nowhere 0: what is divided by it stays finite."""
-    return wanted.clamp(min=torch.finfo(torch.float16).tiny).half()
+    """In float16, and nowhere 0 nor infinite: what is divided by it stays a number."""
+    return wanted.clamp(_HALF.tiny, _HALF.max).half()
+
+
+def _zero(wanted: Tensor) -> Tensor:
+    """In float16: what is beyond it saturates."""
+    return wanted.clamp(_HALF.min, _HALF.max).half()
 
 
 def _rounded(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:

@@ -25,6 +25,14 @@ LIMITS = {
 """By the dtype of the products, against float64 on the same rounded or dequantised inputs. To be
 loosened only in a change that does nothing else."""
 
+ROUNDED = {
+    torch.float32: LIMITS[torch.float32],
+    torch.float16: Tolerance(1e-3, 1e-3),
+    torch.bfloat16: Tolerance(4e-3, 5e-3),
+}
+"""The same where the kernel rounds keys or queries once more before it multiplies: keys that it
+rotates, keys of 4 bits, queries that a format's products need in another dtype."""
+
 LENGTH = 100_003
 """Positions that a rotation's table has in these tests."""
 
