@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -86,10 +87,15 @@ def random_query(
 
 def random_rotation(b: int, groups: int, s: int, d: int, *, seed: int = 3, **how: Any) -> Rotation:
     """Where blocks stand anywhere among the first hundred thousand tokens."""
-    frequencies = 10_000.0 ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
-    cos, sin = table(frequencies, torch.arange(LENGTH))
+    cos, sin = _angles(d)
     base = torch.randint(0, LENGTH - 256, (b, groups, s), generator=seeded(seed))
     return Rotation(cos, sin, base.int(), **how)
+
+
+@lru_cache
+def _angles(d: int) -> tuple[Tensor, Tensor]:
+    frequencies = 10_000.0 ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
+    return table(frequencies, torch.arange(LENGTH))
 
 
 def error(ours: Tensor, truth: Tensor) -> float:
