@@ -70,7 +70,8 @@ def _note(clock: Clock) -> str:
     if clock.cuda:
         name = torch.cuda.get_device_name(clock.device)
         return f"on {name}; Triton kernels, us as one CUDA graph, eager us from Python"
-    return f"on a CPU, {torch.get_num_threads()} threads: the torch paths; Triton was not run"
+    threads = torch.get_num_threads()
+    return f"on a CPU, the better of 1 and {threads} threads: the torch paths; Triton was not run"
 
 
 def small_cases(clock: Clock) -> list[Case]:

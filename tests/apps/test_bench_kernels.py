@@ -229,8 +229,9 @@ class TestTheClock:
     def test_on_a_cpu_each_call_is_a_sample(self) -> None:
         done: list[int] = []
         found = CPU.time([lambda: done.append(0), lambda: done.append(1)])
-        assert found.how == "cpu" and found.us.n == LEAST
-        assert done == [0, 1, *[at % 2 for at in range(LEAST)]]
+        assert found.how.endswith(" threads") and found.us.n == LEAST
+        once = [at % 2 for at in range(LEAST)]
+        assert done in ([0, 1, *once, *once], [0, 1, *once])
 
 
 def test_lines_are_drawn_over_a_logarithmic_axis(tmp_path: Path) -> None:
