@@ -124,8 +124,8 @@ def _row_scores(q: Tensor, summaries: Summaries, data: Tensor) -> Tensor:
     if summaries.kind == "bounds":
         rows = torch.cat([rows.clamp(min=0), rows.clamp(max=0)], dim=-1)
         data = data.flatten(3)
-    else:
-        data = data.sum(dim=3)  # of one mean, or of tokens, whose scores add up
+    else:  # of tokens scores add up, and so may the tokens themselves
+        data = data[:, :, :, 0] if summaries.kind == "mean" else data.sum(dim=3)
     data = data.permute(0, 2, 3, 1)
     if bs == 1:  # all sequences' rows in one product, instead of a copy of the summaries for each
         rows = rows.transpose(0, 1).reshape(heads, -1, rows.shape[-1])

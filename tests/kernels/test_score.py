@@ -306,3 +306,17 @@ def test_the_op_runs_on_a_cpu_with_all_it_takes() -> None:
         q, summaries, 7, share="sequence", reduce="mean", candidates=ranges((4, 60), (0, 64))
     )
     assert torch.equal(ours.ids, truth.ids) and ours.ids.shape == (2, 1, 7)
+
+
+@given(st.integers(1, 3000), st.integers(1, 10**6), st.integers(1, 6), st.integers(1, 200))
+def test_splits_fill_the_device_unless_tiles_or_keys_run_out(
+    units: int, tiles: int, log_width: int, processors: int
+) -> None:
+    running = pytest.importorskip("palimpsest.kernels.score.running", exc_type=ImportError)
+    width, most = 2**log_width, 4096
+    parts = running.parts_of(units, tiles, width, processors, most)
+    assert parts.bit_count() == 1 and parts <= tiles and parts * width <= most
+    if parts * 2 <= tiles and parts * 2 * width <= most:
+        assert units * parts >= 2 * processors
+    if parts > 1:
+        assert units * parts / 2 < 2 * processors, "no more than are needed"
