@@ -73,6 +73,7 @@ def gather_plain(inputs: Inputs, compiled: bool = False) -> Calls:
 
     if compiled:
         _needs_cuda(inputs, "the compiled form")
+        torch.compiler.reset()  # else the shapes of many cases count against its limit
         return _each(inputs, torch.compile(attend, dynamic=False))
     return _each(inputs, attend)
 
@@ -84,6 +85,7 @@ def flex(inputs: Inputs, shared: bool) -> Calls:
     _needs_dense(inputs)
     from torch.nn.attention.flex_attention import flex_attention
 
+    torch.compiler.reset()
     run: Callable[..., Tensor] = torch.compile(flex_attention, dynamic=False)
     keys, values = inputs.dense
     masks = [flex_mask(inputs, ids, shared) for ids in inputs.ids]

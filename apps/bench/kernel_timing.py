@@ -50,7 +50,7 @@ class Clock:
     """
 
     device: torch.device
-    seconds: float = 0.4
+    seconds: float = 0.3
     graph: bool = True
 
     @property
