@@ -1,9 +1,10 @@
-"""Fresh memory is full of NaN, so that what a kernel leaves unwritten cannot pass a test."""
+"""What holds in every test of the kernels: fresh memory is full of NaN, so that what a kernel
+leaves unwritten cannot pass."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,15 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 # its tests need a process in which Triton was imported to interpret: test_interpreter starts it
 collect_ignore = [] if INTERPRETED else ["interpreted"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors are soonest done by one thread: several wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
