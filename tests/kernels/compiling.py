@@ -151,4 +151,5 @@ if __name__ == "__main__":
         name: {kernel: asdict(each) for kernel, each in measured(case).items()}
         for name, case in every_case().items()
     }
-    BUDGETS.write_text(json.dumps(found, indent=2) + "\n")
+    recorded_by = {"triton": triton.__version__, "cases": found}
+    BUDGETS.write_text(json.dumps(recorded_by, indent=2) + "\n")

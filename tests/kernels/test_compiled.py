@@ -10,14 +10,20 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed: palimpsest[kernels]")
 
+import triton
+
 from .compiling import BUDGETS, Compiled, every_case, measured
 
 CASES = every_case()
 
+RECORD = json.loads(BUDGETS.read_text())
 BUDGET = {
     case: {kernel: Compiled(**each) for kernel, each in kernels.items()}
-    for case, kernels in json.loads(BUDGETS.read_text()).items()
+    for case, kernels in RECORD["cases"].items()
 }
+OTHER_VERSION = triton.__version__ != RECORD["triton"]
+"""Compilers differ in registers: what one took is no budget for another."""
+
 SHARED_MEMORY = 227 * 1024
 """Bytes that a program may have on an H100."""
 
@@ -29,7 +35,8 @@ def test_it_compiles_within_its_budget(case: str) -> None:
     for kernel, each in found.items():
         budget = BUDGET[case][kernel]
         assert each.stack == 0, f"{kernel} spills {each.stack} bytes"
-        assert each.registers <= budget.registers, f"{kernel}: {each}, budget {budget}"
+        most = 255 if OTHER_VERSION else budget.registers
+        assert each.registers <= most, f"{kernel}: {each}, budget {budget}"
         assert each.shared <= budget.shared, f"{kernel}: {each}, budget {budget}"
         # less would be good news, but for loads: fewer bytes or instructions, fewer under way
         assert each.shared >= 0.9 * budget.shared, f"{kernel}: {each}, budget {budget}"
