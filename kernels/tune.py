@@ -14,6 +14,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -133,11 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.op and bucket.op not in given.op:
             continue
         workloads = bucket.make(torch.device("cuda"))
-        choice = fastest(
-            bucket.op,
-            bucket.largest,
-            lambda config, op=bucket.op, work=workloads: measured(op, work, config),  # type: ignore[misc]
-        )
+        choice = fastest(bucket.op, bucket.largest, partial(measured, bucket.op, workloads))
         said = f"{choice.config} {choice.us:.1f} us" if choice else "nothing runs"
         print(f"{bucket.op} {dict(bucket.where)}: {said}", file=sys.stderr)
         if choice is not None:

@@ -73,6 +73,7 @@ def gather_plain(inputs: Inputs, compiled: bool = False) -> Calls:
 
     if compiled:
         _needs_cuda(inputs, "the compiled form")
+        _to_compile(inputs)
         torch.compiler.reset()  # else the shapes of many cases count against its limit
         return _each(inputs, torch.compile(attend, dynamic=False))
     return _each(inputs, attend)
@@ -82,6 +83,7 @@ def flex(inputs: Inputs, shared: bool) -> Calls:
     """C: FlexAttention over the dense bank, whose block mask is the selection. A selection that all
     heads share, as partial blocks, keeps its decoding kernel."""
     _needs_cuda(inputs, "its decoding kernel")
+    _to_compile(inputs)
     _needs_dense(inputs)
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -219,6 +221,11 @@ def _each(inputs: Inputs, call: Callable[[Tensor, Tensor], object]) -> Calls:
 def _needs_cuda(inputs: Inputs, what: str) -> None:
     if not inputs.clock.cuda:
         raise Unavailable(f"{what} is for CUDA")
+
+
+def _to_compile(inputs: Inputs) -> None:
+    if not inputs.case.compiled:
+        raise Unavailable("compiled for other cases only")
 
 
 def _needs_dense(inputs: Inputs) -> None:

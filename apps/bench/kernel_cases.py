@@ -32,6 +32,7 @@ class Case:
 
     Args:
         tokens: read of each sequence, by each KV head.
+        compiled: whether baselines that take half a minute to compile are measured, too.
     """
 
     b: int = 1
@@ -43,6 +44,7 @@ class Case:
     tokens: int = 2048
     format: Format = "plain"
     dtype: torch.dtype = torch.bfloat16
+    compiled: bool = False
 
     @property
     def blocks(self) -> int:
@@ -115,15 +117,18 @@ def _on_gpu(full: bool) -> Iterator[Case]:
     forms: tuple[Format, ...] = ("plain", "int8", "fp8", "int4")
     if full:
         for b, n, (hq, h, d), p, form in product(batches, sizes, shapes, blocks, forms):
-            yield replace(base, b=b, n=n, hq=hq, h=h, d=d, p=p, format=form)
+            usual = (hq, h, d, p) == (base.hq, base.h, base.d, base.p)
+            yield replace(base, b=b, n=n, hq=hq, h=h, d=d, p=p, format=form, compiled=usual)
     else:
-        for b, n in product(batches, sizes):
-            yield replace(base, b=b, n=n)
+        for b, n in ((1, 131_072), (1, 1 << 20), (1, 1 << 22), (8, 1 << 20)):
+            yield replace(base, b=b, n=n, compiled=n == 1 << 20)
         for b in (8, 64):
             small = replace(base, b=b, n=131_072)
-            yield from (replace(small, hq=hq, h=h, d=d) for hq, h, d in shapes[1:])
-            yield from (replace(small, p=p) for p in blocks[1:])
+            yield replace(small, compiled=True)
             yield from (replace(small, format=form) for form in forms[1:])
+        small = replace(base, b=8, n=131_072)
+        yield from (replace(small, hq=hq, h=h, d=d) for hq, h, d in shapes[1:])
+        yield from (replace(small, p=p) for p in blocks[1:])
     yield from _losses(replace(base, n=131_072))
 
 

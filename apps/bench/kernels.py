@@ -155,8 +155,11 @@ def measured(experiment: Experiment, clock: Clock) -> Iterator[Row]:
         WrongResult: ours is beyond its limit at this size.
     """
     for name, system in experiment.ours.items():
-        error = _checked(experiment, system)
-        yield _point(experiment, clock, name, system, error, twice=True)
+        try:
+            error = _checked(experiment, system)
+            yield _point(experiment, clock, name, system, error, twice=True)
+        except torch.OutOfMemoryError:
+            yield _named(experiment, name) | {"note": "not run: does not fit"}
     for name, system in experiment.others.items():
         try:
             found = None if system.error is None else system.error(system.calls()[0]())
