@@ -46,17 +46,7 @@ def run(
     hold it."""
     (b, hq), (_, groups, s) = q.shape[:2], ids.shape
     gpu, processors = device_of(q)
-    shape = {
-        "B": b,
-        "G": hq // max(groups, bank.heads),
-        "S": s,
-        "P": bank.block,
-        "D": bank.dim,
-        "bytes": bank.keys.element_size(),
-        "dot": q.element_size(),
-        "rotated": int(rotation is not None),
-    }
-    config = choose("decode", gpu, shape)
+    config = choose("decode", gpu, _shape(q, bank, ids, rotation))
     common = _arguments(q, bank, ids, scale, bias, log_weight, rotation, config)
     programs = max(groups, bank.heads) * triton.cdiv(common["UNIT_ROWS"], common["ROWS"])
     if splits is None:
@@ -81,6 +71,20 @@ def run(
     column = torch.empty(b, groups, s, bank.block, dtype=torch.float32, device=q.device)
     _mass[(s, groups, b)](lse=sums, mass=column, **replace(config, stages=1).options, **common)
     return Attended(joined, sums, column)
+
+
+def _shape(q: Tensor, bank: Bank, ids: Tensor, rotation: Rotation | None) -> dict[str, int]:
+    """What a configuration may depend on."""
+    return {
+        "B": len(q),
+        "G": q.shape[1] // max(ids.shape[1], bank.heads),
+        "S": ids.shape[2],
+        "P": bank.block,
+        "D": bank.dim,
+        "bytes": bank.keys.element_size(),
+        "dot": q.element_size(),
+        "rotated": int(rotation is not None),
+    }
 
 
 def _arguments(
