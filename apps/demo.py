@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,9 @@ from rich.console import Console
 
 from ..agent.agent import Agent
 from ..llm.base import GenerationConfig
+from ..memory.home import Home
+from ..memory.ledger import Ledger
+from ..unlearning.verification import verify
 from .output import emit, err, out
 
 FACTS = {
@@ -22,6 +26,7 @@ FACTS = {
 }
 QUESTION = "What is the code word for my locker?"
 CORRECTION = "The code word for my locker is pelican."
+PERSON = "Maria"
 
 
 @dataclass(slots=True)
@@ -56,6 +61,9 @@ def run_demo(model: str, *, as_json: bool = False) -> bool:
         story.step("Asked in a fourth session", lambda: _ask(model, home, "heron"))
         story.step("A correction supersedes, and history keeps", lambda: _correct(model, home))
         story.step("Corrected, it stays corrected", lambda: _ask(model, home, "pelican"))
+        story.step(
+            "A person is forgotten, and no file holds anything", lambda: _forget(model, home)
+        )
     if as_json:
         emit({"held": story.held})
     return all(story.held.values())
@@ -105,3 +113,25 @@ def _correct(model: str, home: Path) -> Iterator[str | bool]:
             yield f"{state:16} {record.text}"
         yield [record.text for record in chain] == [FACTS["wednesday"], CORRECTION]
         yield [record.current for record in chain] == [False, True]
+
+
+def _forget(model: str, home: Path) -> Iterator[str | bool]:
+    with _agent(model, home) as agent:
+        plan = agent.forget(query=PERSON, dry_run=True)
+        whys = Counter(record.why for record in plan.records)
+        yield "would go: " + ", ".join(f"{count} {why}" for why, count in whys.items())
+        report = agent.forget(plan)
+        search = report.search
+        yield search is not None and report.residue == 0
+        if search is not None:
+            yield (
+                f"forgotten in {sum(report.seconds.values()):.1f} s; {search.files} files of"
+                f" {search.bytes:,} bytes searched for {search.strings} strings:"
+                f" {search.residue} found"
+            )
+        left = agent.recall(FACTS["monday"]).notes
+        yield not any(PERSON in note.text for note in left)
+    with Ledger.open(home / "ledger.sqlite3") as ledger:
+        verdict = verify(report.to_json(), Home(home), ledger)
+    yield from (f"{check.state:12} {check.claim}" for check in verdict.checks)
+    yield verdict.holds

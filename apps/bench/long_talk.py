@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from ...memory.record import Scope
+from ...memory.search.fusion import either
 from ...memory.search.index import HybridIndex
 from .corpora import Corpus, Question, locomo
 from .fusing import Fit, Judged, fill, fit, judge
@@ -178,10 +179,10 @@ def _cross_fitted(judged: Sequence[Judged], corpora: Sequence[Corpus]) -> tuple[
 
 def _sessions(one: Judged, learnt: Fit, session: Mapping[str, str]) -> list[str]:
     """As `HybridIndex.sessions` ranks them."""
-    nothing: dict[str, float] = {}
+    best: dict[str, list[float]] = {}
     for id, p in zip(one.ids, learnt.probabilities(one), strict=True):
-        nothing[session[id]] = nothing.get(session[id], 1.0) * (1 - float(p))
-    return sorted(nothing, key=lambda name: (nothing[name], name))[:10]
+        best.setdefault(session[id], []).append(float(p))
+    return sorted(best, key=lambda name: (-either(best[name]), name))[:10]
 
 
 def _row(setting: Setting, name: str, answers: Answers) -> Row:

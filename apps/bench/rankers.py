@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from ...memory.words import COMMON
 from .metrics import ndcg_at, percentile, recall_at
 
 if TYPE_CHECKING:
@@ -45,8 +46,11 @@ def bm25(texts: Mapping[str, str], resources: ExitStack) -> Ranker:
 
 
 def bm25_query(question: str) -> str:
-    """Any word of the question, as FTS5 takes it."""
-    return " OR ".join(f'"{word}"' for word in re.findall(r"\w+", question))
+    """Any telling word of the question, as FTS5 takes it: with the others it finds less (on LoCoMo
+    recall@10 .55 instead of .60), and takes longer."""
+    said = re.findall(r"\w+", question)
+    telling = [word for word in said if word.lower() not in COMMON] or said
+    return " OR ".join(f'"{word}"' for word in telling)
 
 
 def cosine(ids: Sequence[str], vectors: Vectors, encode: Encode) -> Ranker:

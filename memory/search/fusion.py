@@ -6,7 +6,8 @@ Fusion Functions for Hybrid Retrieval", section 4). Knows nothing of texts or ta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from heapq import nlargest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,14 @@ def fuse(
     """Signals [N, S] -> the probabilities [N], and what each signal adds to the log odds [N, S]."""
     shares = table.astype(np.float64) * [weights[name] for name in SIGNALS]
     return 1 / (1 + np.exp(-(shares.sum(axis=1) + bias))), shares
+
+
+def either(probabilities: Sequence[float]) -> float:
+    """The probability of one or both of the two most probable of independent events."""
+    missed = 1.0
+    for probability in nlargest(2, probabilities):
+        missed *= 1 - probability
+    return 1 - missed
 
 
 def shares_of(row: NDArray[np.float64]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from ..record import Scope, clean_text, now
 from ..vectors import CachedEmbedder, Embedder
 from .base import Entry, Filter, Hit, Where
 from .finding import Finder, Signals
-from .fusion import fuse, shares_of
+from .fusion import either, fuse, shares_of
 from .mirror import Mirror
 from .packing import Packed, pack
 from .reranking import RERANKED, Reranker, rerank
@@ -242,23 +242,23 @@ class HybridIndex:
         self, query: str, scope: Scope, k: int, *, at: datetime | None = None
     ) -> list[tuple[str, float]]:
         """The k sessions that most probably hold something that bears on the query, each with that
-        probability: that of any of its entries, were they independent.
+        probability: that of either of its two best entries, were these independent. With more of
+        them, a session would win by how much was said in it.
 
         Raises:
             InputError, ConfigError, StoreError: as `search`.
         """
         _at_least_one(k)
         clean_text(query)
-        nothing: dict[str, float] = {}
+        best: dict[str, list[float]] = {}
         with self._database.read() as session:
             seen = Filter.of(scope)
             found = self._finder.find(session, query, seen, max(DEPTH, 2 * k), at or now())
             scores, _ = fuse(found.values)
             for key, name in self._table.rows.sessions(session, seen, found.keys).items():
-                score = float(scores[found.keys.index(key)])
-                nothing[name] = nothing.get(name, 1.0) * (1 - score)
-        ranked = sorted(nothing.items(), key=lambda each: (each[1], each[0]))
-        return [(name, 1 - left) for name, left in ranked[:k]]
+                best.setdefault(name, []).append(float(scores[found.keys.index(key)]))
+        ranked = [(name, either(probabilities)) for name, probabilities in best.items()]
+        return sorted(ranked, key=lambda each: (-each[1], each[0]))[:k]
 
     def signals(self, query: str, scope: Scope, *, at: datetime | None = None) -> Signals:
         """All candidates for a query and what speaks for each, before it is made one score."""

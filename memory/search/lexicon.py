@@ -105,7 +105,7 @@ class Lexicon:
         joined = " OR ".join(f'"{word}"' for word in words)
         if dialect == "postgresql":
             joined = " | ".join(f"'{word}'" for word in words)
-        return list(session.scalars(query, {"words": joined}))
+        return list(session.scalars(query, {"words": joined}).all())
 
     def counts(
         self, session: Session, owner: int, asked: Sequence[int], episodes: Collection[int]
@@ -124,9 +124,9 @@ class Lexicon:
             t.episodes.c.number.in_(here)
         )
         return Counts(
-            entries_of=_pairs(session.execute(terms)),
-            times={(episode, stem): n for episode, stem, n in session.execute(times)},
-            lengths=_pairs(session.execute(lengths)),
+            entries_of=_pairs(session.execute(terms).all()),
+            times={(episode, stem): n for episode, stem, n in session.execute(times).all()},
+            lengths=_pairs(session.execute(lengths).all()),
         )
 
     def _run(self, session: Session, statements: Mapping[str, str], said: Sequence[Said]) -> None:

@@ -7,7 +7,6 @@ nothing of scores.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,9 +32,8 @@ class Owner(NamedTuple):
     removed: int
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """An entry as the signals see it.
+class Row(NamedTuple):
+    """An entry as the signals see it; its columns are those of `Rows._statement`.
 
     Args:
         stems: [W] uint32, in the order of the text.
@@ -134,22 +132,10 @@ class Rows:
         for part in chunks(keys):
             bound = {"owner": owner, "keys": part}
             fetched: Sequence[Any] = session.execute(query, bound).all()
-            for raw in fetched:
-                vector, tokens = unpacked(raw.vector, raw.tokens)
-                found[raw.key] = Row(
-                    key=raw.key,
-                    id=raw.id,
-                    episode=raw.episode,
-                    created=raw.created,
-                    speaker=raw.speaker,
-                    role=raw.role,
-                    asks=raw.asks,
-                    stems=unpack_stems(raw.stems),
-                    vector=vector,
-                    tokens=tokens,
-                    before=raw.before,
-                    after=raw.after,
-                )
+            for *plain, stems, vector, tokens, before, after in fetched:
+                packed = unpacked(vector, tokens)
+                row = Row._make((*plain, unpack_stems(stems), *packed, before, after))
+                found[row.key] = row
         return found
 
     def codes(

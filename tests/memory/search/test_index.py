@@ -14,6 +14,7 @@ from palimpsest.errors import ConfigError, InputError, StoreError
 from palimpsest.memory.hashing import HashingEmbedder
 from palimpsest.memory.record import Scope
 from palimpsest.memory.search.base import SIGNALS, Entry, Scalar
+from palimpsest.memory.search.fusion import either
 from palimpsest.memory.search.index import HybridIndex
 from palimpsest.memory.search.signals import _times
 from palimpsest.memory.vectors import CachedEmbedder, Encoding
@@ -70,6 +71,16 @@ def test_nothing_relevant_is_an_answer(local: HybridIndex) -> None:
     local.add(FACTS)
     assert local.search("How do I file my taxes?", MARIA, 3, least=0.1) == []
     assert [hit.entry.id for hit in local.search("bees in Porto", MARIA, 3, least=0.1)] == ["porto"]
+
+
+def test_a_session_counts_by_its_two_best_entries_and_not_by_how_many_it_has(
+    local: HybridIndex,
+) -> None:
+    rambling = [entry(f"bees{n}", f"Bees, more bees, number {n}", TUESDAY) for n in range(20)]
+    local.add([*FACTS[:1], *rambling, entry("ana", "Ana keeps bees in Porto", MONDAY)])
+    (first, p), (second, q) = local.sessions("Does Ana keep bees in Porto?", MARIA, 5, at=NOON)
+    assert (first, second) == ("monday", "tuesday") and 1 > p > q > 0
+    assert either([0.2, 0.5, 0.1, 0.1]) == pytest.approx(1 - 0.8 * 0.5)
 
 
 def test_an_index_outlives_its_process(reopen) -> None:  # type: ignore[no-untyped-def]
