@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -96,14 +97,15 @@ class _Work:
         its tokens [X, S, P] there are."""
         sequence, group, head = self.place(some)
         ids = self.ids[sequence, group, part]
-        bank, at = self.bank, (ids.clamp(min=0).long(), head[:, None])
-        length = bank.lengths[at[0]] if bank.lengths is not None else bank.block
+        bank, block = self.bank, ids.clamp(min=0).long()
+        length = bank.lengths[block] if bank.lengths is not None else bank.block
         length = torch.where(ids >= 0, length, 0)
         there = torch.arange(bank.block, device=ids.device) < length[..., None]
+        at = block * bank.heads + head[:, None]
         taken = replace(
             bank,
-            keys=bank.keys[at],
-            values=bank.values[at],
+            keys=_taken(bank.keys, at),
+            values=_taken(bank.values, at),
             lengths=None,
             key_scale=_taken(bank.key_scale, at),
             value_scale=_taken(bank.value_scale, at),
@@ -145,8 +147,18 @@ class _Work:
         return rotate(keys, cos[at].float(), sin[at].float(), self.rotation.pairing)
 
 
-def _taken(scales: Tensor | None, at: tuple[Tensor, Tensor]) -> Tensor | None:
-    return None if scales is None else scales[at]
+@overload
+def _taken(pool: Tensor, at: Tensor) -> Tensor: ...
+@overload
+def _taken(pool: None, at: Tensor) -> None: ...
+@overload
+def _taken(pool: Tensor | None, at: Tensor) -> Tensor | None: ...
+def _taken(pool: Tensor | None, at: Tensor) -> Tensor | None:
+    """Of a pool [N, H, ...] the rows `at` [X, S], counted over N * H; several times quicker than
+    indexing by two tensors."""
+    if pool is None:
+        return None
+    return pool.flatten(0, 1).index_select(0, at.flatten()).view(*at.shape, *pool.shape[2:])
 
 
 def _attend(work: _Work, some: Tensor) -> tuple[Tensor, Tensor]:
