@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from . import journal
 from .chain import Event
 from .database import Database
-from .derived import Ground, closure
+from .derived import Ground, closure, forgotten
 from .journal import chunks
 from .record import Reach, RecordId, Source
 from .schema import (
@@ -120,6 +120,11 @@ class Erasures:
         would hold again; and what was made from them, as it may repeat them. Each with why."""
         with self._database.read() as session:
             return closure(session, asked)
+
+    def forgotten(self, ids: Collection[str]) -> set[str]:
+        """Those of the ids whose records were erased here and are not back."""
+        with self._database.read() as session:
+            return forgotten(session, ids)
 
     def contents(self, ids: Collection[RecordId], reach: Reach) -> Iterator[Content]:
         """Of those of the records that are within reach."""

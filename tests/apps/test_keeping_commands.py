@@ -73,6 +73,17 @@ def test_a_folder_is_ingested_and_the_receipt_shown(type_: Type, papers: Path) -
     assert "owl" in shown(type_("recall", "Which owl hunts at night?"))
 
 
+def test_what_was_forgotten_and_what_is_vouched_for_is_counted(type_: Type, papers: Path) -> None:
+    type_("ingest", papers)
+    vouched = shown(type_("ingest", papers, "--source", "user"))
+    assert "1 were there and trusted less: a version trusted more added" in vouched
+    type_("forget", "owl", "--yes")
+    page = shown(type_("ingest", papers))
+    assert "0 records added" in page and "1 were forgotten here and stay out; --again" in page
+    again = document(type_("ingest", papers, "--again", "--json"))
+    assert (again["added"], again["forgotten"]) == (1, 0)
+
+
 def test_a_file_that_cannot_be_read_fails_the_command(type_: Type, papers: Path) -> None:
     (papers / "c.pdf").write_bytes(b"nonsense")
     page = shown(type_("ingest", papers), 1)
