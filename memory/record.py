@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, NewType, get_args
@@ -22,6 +22,10 @@ Source = Literal["user", "assistant", "document", "tool"]
 
 TRUST: Mapping[Source, float] = {"user": 1.0, "assistant": 0.5, "document": 0.3, "tool": 0.2}
 """Default trust by source, in [0, 1]: what a user stated outranks what a document or tool says."""
+
+OWN_META = frozenset({"finish", "key", "made", "model", "quarantined"})
+"""Keys of `meta` under which this software keeps words of its own; all others are of whoever told
+the record: titles, names of files and speakers, what another system kept beside a memory."""
 
 _ULID = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
@@ -158,6 +162,19 @@ def vouched(record: Record, source: Source) -> Record:
     return replace(
         record, id=next_id(record.id), source=source, trust=None, supersedes=record.id, meta=meta
     )
+
+
+def told_beside(meta: Mapping[str, Any]) -> Iterator[str]:
+    """What a record's `meta` says of anybody: its strings, however deep, but for our own words."""
+    yield from _strings([value for key, value in meta.items() if key not in OWN_META])
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(each)
 
 
 @dataclass(frozen=True, slots=True)
