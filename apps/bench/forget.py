@@ -39,7 +39,7 @@ VICTIMS = 5
 """Records that are forgotten one by one, each time by all systems."""
 
 DIMENSION = 384
-STEPS = ("ledger", "stores", "purge", "search")
+STEPS = ("learn", "ledger", "stores", "purge", "search")
 SCOPE = Scope(session="forget")
 
 
