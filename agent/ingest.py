@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from ulid import ULID
 
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError, InputError, LedgerError, StoreError
 from ..memory.chain import canonical
 from ..memory.formats.base import Document, Memo, Parsed
 from ..memory.formats.passages import passages
@@ -36,6 +36,8 @@ from ..memory.record import (
 from ..memory.screening import admitted
 from .documents import shelf_of
 from .receipt import FileCount, Ingested, Unread
+
+Keep = Callable[[list[Record]], None]
 
 BATCH = 256
 """Records in a transaction."""
@@ -60,7 +62,7 @@ class Ingester:
     """
 
     ledger: Ledger
-    keep: Callable[[list[Record]], None] | None
+    keep: Keep | None
     scope: Scope
     source: Source = "document"
     again: bool = False
@@ -164,6 +166,7 @@ class _Batch:
     def __init__(self, ingester: Ingester) -> None:
         self._ingester = ingester
         self._held: dict[RecordId, tuple[str, Record]] = {}
+        self._kept = 0
         self.counts: dict[str, FileCount] = {}
 
     def add(self, name: str, record: Record) -> None:
@@ -178,8 +181,9 @@ class _Batch:
 
     def flush(self) -> None:
         """Send off what there is."""
-        last = self._last()
-        fresh = []
+        family = replace(self._ingester.scope, session=None)
+        last = self._last(family)
+        fresh: list[Record] = []
         for id, (name, record) in self._held.items():
             count, given, held = self.counts[name], admitted(record), last.get(id)
             if isinstance(held, Record):
@@ -195,13 +199,27 @@ class _Batch:
                 count.added += 1
                 count.quarantined += not given.trust
         if fresh and self._ingester.keep is not None:
-            self._ingester.keep(fresh)
+            self._keep(self._ingester.keep, fresh, family)
         self._held = {}
 
-    def _last(self) -> dict[RecordId, Record | RecordId]:
+    def _keep(self, keep: Keep, fresh: list[Record], family: Scope) -> None:
+        """An error says how far this has come: the lots before it are kept, and so is this one if
+        only a store failed."""
+        try:
+            keep(fresh)
+        except (LedgerError, StoreError) as error:
+            ids = [record.id for record in fresh]
+            kept = self._kept + len(self._ingester.ledger.find(ids, family))
+            raise type(error)(
+                f"{error}; {kept:,} of the records are in the ledger and stay there: ingest the"
+                " same again, and it goes on from there"
+            ) from error
+        self._kept += len(fresh)
+
+    def _last(self, family: Scope) -> dict[RecordId, Record | RecordId]:
         """Of each id that the ledger knows, what was last taken in under it or an id that follows
         from it: the record, or its id if it is forgotten."""
-        ledger, family = self._ingester.ledger, replace(self._ingester.scope, session=None)
+        ledger = self._ingester.ledger
         found: dict[RecordId, Record | RecordId] = {}
         origin = {id: id for id in self._held}
         while origin:
