@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConfigError, ModelError, StoreError
+from ..errors import ConfigError, ModelError, PalimpsestError, StoreError
 from ..memory.base import Cue, Memory, StoreContext
 from ..memory.database import Database, Purpose
 from ..memory.ledger import Ledger
@@ -74,8 +74,7 @@ class Care:
                 report = self._compared(store)
                 untried = self._try(store) if report.agrees else None
         except StoreError as error:
-            origin = getattr(error.__cause__, "orig", error.__cause__)
-            passing = getattr(origin, "sqlite_errorname", "").startswith(PASSING)
+            passing = is_passing(error)
             return Trouble(found=(str(error),), broken=not passing, passing=passing)
         counts = {
             "records are missing from it": len(report.missing),
@@ -134,6 +133,12 @@ class Care:
             except (ModelError, ConfigError) as error:
                 return str(error)
         return None
+
+
+def is_passing(error: PalimpsestError) -> bool:
+    """Whether a database's error is no fault of its files."""
+    origin = getattr(error.__cause__, "orig", error.__cause__)
+    return getattr(origin, "sqlite_errorname", "").startswith(PASSING)
 
 
 def _faults(file: Path, name: str) -> list[str]:

@@ -267,6 +267,17 @@ class Erasures:
                 first.append(session.scalar(query.where(EventRow.kind == "append")))
         return min((seq for seq in first if seq is not None), default=None)
 
+    def appended_by(self, seq: int, ids: Collection[RecordId]) -> list[RecordId]:
+        """Those of the records, which may be erased, that were appended by event `seq`."""
+        query = select(EventRow.subject).where(EventRow.kind == "append", EventRow.seq <= seq)
+        with self._database.read() as session:
+            found = [
+                id
+                for part in chunks(ids)
+                for id in session.scalars(query.where(EventRow.subject.in_(part)).distinct())
+            ]
+        return [RecordId(id) for id in sorted(found)]
+
     def _pages(
         self,
         *columns: Any,

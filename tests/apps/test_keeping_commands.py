@@ -4,6 +4,7 @@ and the commands that only read, as they are typed and read."""
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,20 @@ def test_the_chain_and_the_account_are_shown(type_: Type, home: Path) -> None:
     assert "3 records, 3 of them current" in page and "fact 1" in page and head["hash"] in page
 
 
+def test_what_a_restore_brings_back_is_forgotten_by_the_command_that_is_shown(
+    type_: Type, home: Path, tmp_path: Path
+) -> None:
+    done = document(type_("backup", tmp_path, "--json"))
+    type_("forget", "willow", "--yes")
+    page = type_("restore", done["path"], "--yes", "--home", home).stdout
+    [command] = [line for line in page.splitlines() if line.startswith("palimpsest forget")]
+    assert "willow" in shown(type_("recall", "What nests in the willow?"))
+    assert "asked for" in shown(type_(*shlex.split(command)[1:], "--yes"))
+    assert "nothing found" in shown(type_("recall", "What nests in the willow?"))
+
+
 READING = {
+    "forget --dry-run": ("forget", "heron", "--dry-run"),
     "recall": ("recall", "What nests in the willow?"),
     "sessions": ("sessions",),
     "why": ("why",),
