@@ -127,7 +127,8 @@ def _show(done: Ingested, dry_run: bool) -> None:
     verb = "would be added" if dry_run else "added"
     out.print(f"[bold]{done.added:,} records {verb}[/bold], {done.known:,} were there")
     if done.vouched:
-        out.print(f"{done.vouched:,} were there and trusted less: a version trusted more {verb}")
+        now = "would be vouched for" if dry_run else "are vouched for now"
+        out.print(f"{done.vouched:,} were trusted less, and {now}")
     if done.forgotten:
         out.print(f"{done.forgotten:,} were forgotten here and stay out; --again takes them in")
     if done.quarantined:

@@ -74,10 +74,21 @@ def test_a_folder_is_ingested_and_the_receipt_shown(type_: Type, papers: Path) -
     assert "owl" in shown(type_("recall", "Which owl hunts at night?"))
 
 
+def test_documents_are_listed_by_their_files_and_apart_from_conversations(
+    type_: Type, papers: Path
+) -> None:
+    type_("ingest", papers)
+    talks, documents = type_("sessions").stdout.split("\n\n")
+    assert "main" in talks and "a.txt" not in talks and "document:" not in talks
+    assert documents.split()[:4] == ["document", "records", "last", "session"]
+    assert documents.split()[4:6] == ["a.txt", "1"]
+    assert [each["document"] for each in document(type_("sessions", "--json"))] == ["a.txt", None]
+
+
 def test_what_was_forgotten_and_what_is_vouched_for_is_counted(type_: Type, papers: Path) -> None:
     type_("ingest", papers)
     vouched = shown(type_("ingest", papers, "--source", "user"))
-    assert "1 were there and trusted less: a version trusted more added" in vouched
+    assert "1 were trusted less, and are vouched for now" in vouched
     type_("forget", "owl", "--yes")
     page = shown(type_("ingest", papers))
     assert "0 records added" in page and "1 were forgotten here and stay out; --again" in page
