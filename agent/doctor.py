@@ -17,13 +17,14 @@ from ..llm.open import UnopenedLLM
 from ..memory.backup_file import LEDGER, STORES, checked
 from ..memory.backups import Restored, left_alone, listed, outlook, restore
 from ..memory.base import StoreContext
+from ..memory.database import MEND
 from ..memory.home import Home
 from ..memory.ledger import Ledger
 from ..memory.registry import DEFAULT_MEMORIES, MEMORIES
 from ..memory.vectors import Embedder
 from ..registry import parse_spec
 from .building import lazily
-from .mending import FIX, Care, Trouble, is_passing
+from .mending import Care, Trouble, is_passing
 
 ROOM = 100 * 1024 * 1024
 """Bytes that should be free on the disk, beside room for another ledger."""
@@ -240,7 +241,7 @@ class _Doctor:
             except StoreError as error:
                 trouble = Trouble(found=(str(error),), passing=True)
         for what in trouble.found:
-            self._say(part, "ill", what, None if self._fix or trouble.passing else FIX)
+            self._say(part, "ill", what, None if self._fix or trouble.passing else MEND)
         if trouble.untried:
             self._say(part, "note", f"a recall could not be tried: {trouble.untried}")
         if mend and not trouble.found:

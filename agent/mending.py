@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, ModelError, PalimpsestError, StoreError
 from ..memory.base import Cue, Memory, StoreContext
-from ..memory.database import Database, Purpose
+from ..memory.database import MEND, Database, Purpose
 from ..memory.ledger import Ledger
 from ..memory.projection import Report, check, rebuild, repair
 from ..memory.record import now
@@ -23,8 +23,6 @@ from ..registry import parse_spec
 
 RECENT = 50
 """Events among which the newest record is looked for that a store holds."""
-
-FIX = "`palimpsest doctor --fix` makes it anew from the ledger"
 
 PASSING = ("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_BUSY", "SQLITE_LOCKED")
 """Faults that are no fault of the files: to make them anew would fail in the same way."""
@@ -75,7 +73,8 @@ class Care:
                 untried = self._try(store) if report.agrees else None
         except StoreError as error:
             passing = is_passing(error)
-            return Trouble(found=(str(error),), broken=not passing, passing=passing)
+            what = str(error).removesuffix(f"; {MEND}")  # which is said beside it
+            return Trouble(found=(what,), broken=not passing, passing=passing)
         counts = {
             "records are missing from it": len(report.missing),
             "records are in it that should not be": len(report.surplus),
@@ -142,6 +141,6 @@ def is_passing(error: PalimpsestError) -> bool:
 
 
 def _faults(file: Path, name: str) -> list[str]:
-    purpose = Purpose(f"store {name}", StoreError, FIX, lambda connection, where: None)
+    purpose = Purpose(f"store {name}", StoreError, MEND, lambda connection, where: None)
     with closing(Database(file, purpose, read_only=True)) as database:
         return database.faults()

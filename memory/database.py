@@ -90,6 +90,10 @@ LEDGER = Purpose(
 )
 
 
+MEND = "`palimpsest doctor --fix` makes it anew from the ledger"
+"""What to do about a store that is damaged or gone; where an error says so, it ends in it."""
+
+
 class Database:
     """Transactions on one database, from any thread.
 
@@ -108,7 +112,7 @@ class Database:
         self, where: str | Path, purpose: Purpose = LEDGER, *, read_only: bool = False
     ) -> None:
         url = _url(where)
-        self._purpose = purpose
+        self._purpose, self._read_only = purpose, read_only
         self._remedies = READING | REMEDIES | READING if read_only else REMEDIES
         self.name = url.database if url.drivername == "sqlite" else url.render_as_string()
         self.file = Path(str(url.database)) if url.drivername == "sqlite" else None
@@ -218,7 +222,7 @@ class Database:
             origin = error.orig if isinstance(error, DBAPIError) else error
             name = getattr(origin, "sqlite_errorname", "")
             known = name or type(origin).__name__
-            missing = self.file is not None and not self.file.exists()
+            missing = self._read_only and self.file is not None and not self.file.exists()
             if missing and known == "SQLITE_CANTOPEN":
                 raise self._error(f"it is not there; {self._purpose.mend}") from error
             remedies = self._remedies | dict.fromkeys(DAMAGED, self._purpose.mend)

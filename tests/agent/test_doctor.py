@@ -109,10 +109,13 @@ def test_a_ledger_that_is_gone_is_ill_and_none_is_begun_beside_what_is_left(
 
 def test_a_reader_of_a_store_that_is_gone_is_told_what_makes_it(home: Path) -> None:
     (home / STORE).unlink()
-    with pytest.raises(StoreError, match=r"it is not there; `palimpsest doctor --fix` builds"):
+    with pytest.raises(StoreError, match=r"it is not there; `palimpsest doctor --fix` makes"):
         open_agent(home, read_only=True)
-    [(state, what)] = found(examine(home), "store scm")
-    assert state == "ill" and "is not there; `palimpsest doctor --fix`" in what
+    [one] = [each for each in examine(home).findings if each.part == "store scm"]
+    assert one.state == "ill" and one.what.endswith("it is not there")
+    assert one.remedy == "`palimpsest doctor --fix` makes it anew from the ledger"
+    [(state, what)] = found(examine(home, fix=True), "store scm")
+    assert state == "mended" and "doctor --fix" not in what
 
 
 def overwritten(start: int, end: int) -> Callable[[Path], None]:
