@@ -97,7 +97,7 @@ class Chat:
             out.print("nothing found")
 
     def _sessions(self) -> None:
-        for each in self.agent.sessions():
+        for each in (info for info in self.agent.sessions() if info.document is None):
             mark = "*" if each.id == self.session else " "
             out.print(f"{mark} {each.id}  {each.turns} turns", markup=False)
 

@@ -196,17 +196,23 @@ def history(
 def sessions(
     home: Home = None, user: User = "default", model: Model = "smollm2", json: Json = False
 ) -> None:
-    """All conversations of a user, the latest first."""
+    """All conversations of a user, and the documents that were taken in, the latest first."""
     with reporting(json), open_keeper(home, model, [], user, read_only=True) as agent:
         found = agent.sessions()
         if json:
             emit(found)
             return
-        table = Table("session", "turns", "last", "forked from", box=None, pad_edge=False)
+        said = Table("session", "turns", "last", "forked from", box=None, pad_edge=False)
+        read = Table("document", "records", "last", "session", box=None, pad_edge=False)
         for each in found:
-            last = f"{each.last:%Y-%m-%d %H:%M}" if each.last else ""
-            table.add_row(escape(each.id), str(each.turns), last, escape(each.forked_from or ""))
-        out.print(table if found else "no conversations yet; begin one with `palimpsest chat`")
+            last = f"{each.last:%Y-%m-%d %H:%M}"
+            if each.document is None:
+                said.add_row(escape(each.id), str(each.turns), last, escape(each.forked_from or ""))
+            else:
+                read.add_row(escape(each.document), str(each.records), last, escape(each.id))
+        out.print(said if said.rows else "no conversations yet; begin one with `palimpsest chat`")
+        if read.rows:
+            out.print("", read, sep="\n")
 
 
 @app.command()

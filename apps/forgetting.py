@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from ..errors import ConfigError, InputError
+from .opening import open_keeper
 from .output import Home, Json, Memories, Model, User, emit, out, plain, read_text, reporting
 
 if TYPE_CHECKING:
@@ -62,7 +63,10 @@ def forget(
 
     Shows what goes, asks, and reports what went; fails if anything of it was found afterwards.
     """
-    with reporting(json), _open(home, model, memory or None, user) as agent:
+    with (
+        reporting(json),
+        open_keeper(home, model, memory or None, user, read_only=dry_run) as agent,
+    ):
         named = what[0] if what and len(what) == 1 else what
         asked: dict[str, Any] = {"query": query, "everything": everything, "session": session}
         asked |= {"source": source, "origin": origin}
@@ -120,22 +124,6 @@ def verify(
             _show_verdicts(verdicts)
     if not all(verdict.holds for verdict in verdicts):
         raise typer.Exit(1)
-
-
-def _open(home: Path | None, model: str, memories: list[str] | None, user: str) -> Agent:
-    """An agent that can forget without its model, which may not even be there any more."""
-    from ..agent.agent import Agent
-    from ..llm.base import Capability
-    from ..llm.open import UnopenedLLM
-    from ..llm.places import Place
-
-    class Unasked(UnopenedLLM):
-        """Has every place and ability, as nothing is asked of it."""
-
-        places = frozenset[Place](get_args(Place))
-        capabilities = frozenset[Capability](get_args(Capability))
-
-    return Agent.open(Unasked(model), home=home, memories=memories, user=user)
 
 
 def _show_plan(agent: Agent, plan: Report) -> None:

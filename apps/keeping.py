@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,7 +55,7 @@ def restore(
     with reporting(json):
         found, _ = Agent.restore(file, home=home, dry_run=True)
         if not json:
-            _show_outlook(found)
+            _show_outlook(found, home)
         if verify:
             if json:
                 emit(found)
@@ -114,7 +115,7 @@ def stats(home: Home = None, user: User = "default", json: Json = False) -> None
         emit(found) if json else _show_stats(found, user)
 
 
-def _show_outlook(found: Restored) -> None:
+def _show_outlook(found: Restored, home: Path | None) -> None:
     made = found.backup
     out.print(f"backup of {made.created}: {made.records:,} records, {made.events:,} events")
     out.print("every file is as its SHA-256 says, and the chain of events holds")
@@ -122,8 +123,12 @@ def _show_outlook(found: Restored) -> None:
         out.print("[yellow]replaces a ledger that cannot be read[/yellow]")
     elif found.replaced:
         out.print(f"[yellow]replaces {found.replaced:,} records[/yellow]")
-    for id in found.undone:
-        out.print(f"[red]what erasure {id} forgot is in it[/red]; forget it again")
+    for each in found.undone:
+        out.print(f"[red]what erasure {each.id} forgot is in it[/red]; forget it again:")
+        whose = ["--all-users"] if each.user is None else ["--user", each.user]
+        where = ["--home", str(home)] if home else []
+        command = ["palimpsest", "forget", *each.records, *whose, *where]
+        out.print(shlex.join(command), markup=False, soft_wrap=True)
 
 
 def _show_health(found: Examination) -> None:

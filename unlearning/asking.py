@@ -67,8 +67,9 @@ class Request:
 
 def asked(erasures: Erasures, request: Request) -> list[RecordId]:
     """The records that a request names. For a query, every one of them is looked at: those with
-    all of its words, as whole words, in any order and with any case and accents; scripts written
-    without spaces count pairs of characters as words.
+    all of its words, in the text or in what `meta` tells beside it, as whole words, in any order
+    and with any case and accents; scripts written without spaces count pairs of characters as
+    words.
 
     Raises:
         RecordNotFound: an id is unknown within its reach, or there is nothing to forget.

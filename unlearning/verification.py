@@ -55,7 +55,7 @@ def verify(document: Any, home: Home | None = None, ledger: Ledger | None = None
         LedgerError: the ledger or the key cannot be read.
     """
     report = Report.from_json(document)
-    checks = [_signature(report, document["report"]), _signer(report, home)]
+    checks = [_signature(report, document["report"]), _signer(report, document, home, ledger)]
     if ledger is None:
         for claim in (_IN_CHAIN, _GONE):
             checks.append(Check(claim, "not checked", "the ledger is not here"))
@@ -80,15 +80,23 @@ def _signature(report: Report, body: Any) -> Check:
     return Check(_SIGNED, "holds", f"by the key {signature.public_key}")
 
 
-def _signer(report: Report, home: Home | None) -> Check:
+def _signer(report: Report, document: Any, home: Home | None, ledger: Ledger | None) -> Check:
     if home is None or report.signature is None:
         return Check(_OURS, "not checked", "compare the key with the one you know to be theirs")
     own = public_key(home)
+    if own != report.signature.public_key and ledger is not None and _kept(document, ledger):
+        why = "another folder's key signed it, and it came here with that folder's ledger"
+        return Check(_OURS, "not checked", f"{why}; compare the key with the one you know")
     if own is None:
         return Check(_OURS, "fails", "this data folder has never signed anything")
     if own != report.signature.public_key:
         return Check(_OURS, "fails", f"this folder's key is {own}")
     return Check(_OURS, "holds", "it is the folder's key")
+
+
+def _kept(document: Any, ledger: Ledger) -> bool:
+    """Whether the ledger keeps this very report, as one has that was imported or restored."""
+    return any(note.data.get("report") == document for note in ledger.erasures.every("done"))
 
 
 def _chain(report: Report, ledger: Ledger) -> Check:

@@ -31,11 +31,12 @@ def draw(tables: Sequence[Table], path: Path, *, title: str) -> None:
     figure.suptitle(title)
     panels = figure.subplots(len(drawn), 1, squeeze=False, height_ratios=heights)
     for axes, table in zip(panels[:, 0], drawn, strict=True):
-        _panel(axes, table)
+        panel(axes, table)
     figure.savefig(path, dpi=120)
 
 
-def _panel(axes: Axes, table: Table) -> None:
+def panel(axes: Axes, table: Table) -> None:
+    """Bars for each row of a table, one for each of its columns to plot."""
     systems = [str(row[table.first]) for row in table.rows]
     thickness = 0.8 / len(table.plot)
     for nth, column in enumerate(table.plot):
@@ -47,6 +48,8 @@ def _panel(axes: Axes, table: Table) -> None:
     middle = 0.4 - thickness / 2
     axes.set_yticks([at + middle for at in range(len(systems))], systems, fontsize=8)
     axes.invert_yaxis()
+    axes.set_xlabel(", ".join(table.plot), fontsize=8)
+    axes.set_ylabel(table.first, fontsize=8)
     axes.set_title(table.title, fontsize=9, loc="left")
     axes.legend(fontsize=7, loc="best")
     axes.grid(axis="x", alpha=0.3)

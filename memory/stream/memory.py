@@ -19,12 +19,12 @@ from sqlalchemy.orm import Session
 from ...errors import StoreError
 from ...llm.places import Place, Prompt
 from ..base import Artefact, Capabilities, Cue, Erasure, Memory, StoreContext
-from ..database import Database, Purpose
+from ..database import MEND, Database, Purpose
 from ..journal import chunks
 from ..pieces import Ruler
 from ..record import Record, RecordId, Turn
 from ..search.base import Hit
-from ..search.index import REBUILD, HybridIndex
+from ..search.index import HybridIndex
 from ..search.reranking import CrossEncoderReranker
 from ..search.tables import Tables
 from . import influence
@@ -83,7 +83,7 @@ class StreamMemory(Memory):
         self._tables, self._index_tables = StreamTables(prefix), Tables(prefix)
         self._contents = Contents(self._tables)
         self._archive = Archive(self._tables, self._contents)
-        purpose = Purpose(f"store {name}", StoreError, REBUILD, self._prepare)
+        purpose = Purpose(f"store {name}", StoreError, MEND, self._prepare)
         where = context.database_url or context.folder / "stream.sqlite3"
         self._database = Database(where, purpose, read_only=context.read_only)
         with self._database.write() as session:

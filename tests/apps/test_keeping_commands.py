@@ -4,6 +4,7 @@ and the commands that only read, as they are typed and read."""
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,28 @@ def test_a_folder_is_ingested_and_the_receipt_shown(type_: Type, papers: Path) -
     again = document(type_("ingest", papers, "--json"))
     assert (again["added"], again["known"]) == (0, 1)
     assert "owl" in shown(type_("recall", "Which owl hunts at night?"))
+
+
+def test_documents_are_listed_by_their_files_and_apart_from_conversations(
+    type_: Type, papers: Path
+) -> None:
+    type_("ingest", papers)
+    talks, documents = type_("sessions").stdout.split("\n\n")
+    assert "main" in talks and "a.txt" not in talks and "document:" not in talks
+    assert documents.split()[:4] == ["document", "records", "last", "session"]
+    assert documents.split()[4:6] == ["a.txt", "1"]
+    assert [each["document"] for each in document(type_("sessions", "--json"))] == ["a.txt", None]
+
+
+def test_what_was_forgotten_and_what_is_vouched_for_is_counted(type_: Type, papers: Path) -> None:
+    type_("ingest", papers)
+    vouched = shown(type_("ingest", papers, "--source", "user"))
+    assert "1 were trusted less, and are vouched for now" in vouched
+    type_("forget", "owl", "--yes")
+    page = shown(type_("ingest", papers))
+    assert "0 records added" in page and "1 were forgotten here and stay out; --again" in page
+    again = document(type_("ingest", papers, "--again", "--json"))
+    assert (again["added"], again["forgotten"]) == (1, 0)
 
 
 def test_a_file_that_cannot_be_read_fails_the_command(type_: Type, papers: Path) -> None:
@@ -146,7 +169,20 @@ def test_the_chain_and_the_account_are_shown(type_: Type, home: Path) -> None:
     assert "3 records, 3 of them current" in page and "fact 1" in page and head["hash"] in page
 
 
+def test_what_a_restore_brings_back_is_forgotten_by_the_command_that_is_shown(
+    type_: Type, home: Path, tmp_path: Path
+) -> None:
+    done = document(type_("backup", tmp_path, "--json"))
+    type_("forget", "willow", "--yes")
+    page = type_("restore", done["path"], "--yes", "--home", home).stdout
+    [command] = [line for line in page.splitlines() if line.startswith("palimpsest forget")]
+    assert "willow" in shown(type_("recall", "What nests in the willow?"))
+    assert "asked for" in shown(type_(*shlex.split(command)[1:], "--yes"))
+    assert "nothing found" in shown(type_("recall", "What nests in the willow?"))
+
+
 READING = {
+    "forget --dry-run": ("forget", "heron", "--dry-run"),
     "recall": ("recall", "What nests in the willow?"),
     "sessions": ("sessions",),
     "why": ("why",),
