@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..errors import CapabilityError
+from ..errors import CapabilityError, LedgerError
 from ..llm.base import LLM
 from ..llm.open import open_llm
 from ..llm.places import check_place
@@ -58,7 +58,13 @@ def build_parts(
         folder = Home(home, make=not read_only)
         if not read_only:
             stack.enter_context(folder.lock())
-        ledger = Ledger.open(ledger_url or folder.path("ledger.sqlite3"), read_only=read_only)
+        where = ledger_url or folder.path("ledger.sqlite3")
+        if read_only and isinstance(where, Path) and not where.exists():
+            raise LedgerError(
+                f"nothing is kept in {folder.root} yet, so there is nothing to read; `palimpsest"
+                " remember`, `ingest` or `chat` begin it, or choose another folder with --home"
+            )
+        ledger = Ledger.open(where, read_only=read_only)
         stack.callback(ledger.close)
         llm = open_llm(model, device=device) if isinstance(model, str) else model
         context = StoreContext(

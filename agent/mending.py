@@ -76,7 +76,7 @@ class Care:
         except StoreError as error:
             origin = getattr(error.__cause__, "orig", error.__cause__)
             passing = getattr(origin, "sqlite_errorname", "").startswith(PASSING)
-            return Trouble(found=(str(error),), broken=not passing, passing=passing)
+            return Trouble(found=(_fault(error),), broken=not passing, passing=passing)
         counts = {
             "records are missing from it": len(report.missing),
             "records are in it that should not be": len(report.surplus),
@@ -134,6 +134,12 @@ class Care:
             except (ModelError, ConfigError) as error:
                 return str(error)
         return None
+
+
+def _fault(error: StoreError) -> str:
+    """What is wrong, without a remedy that is the doctor's own: it says that by itself."""
+    what, _, remedy = str(error).rpartition("; ")
+    return what if "doctor --fix" in remedy else str(error)
 
 
 def _faults(file: Path, name: str) -> list[str]:

@@ -76,7 +76,7 @@ def _signature(report: Report, body: Any) -> Check:
     if signature is None:
         return Check(_SIGNED, "fails", "it has no signature")
     if not holds(signature.public_key, signature.value, body):
-        return Check(_SIGNED, "fails", "its signature is not of this text: one was changed")
+        return Check(_SIGNED, "fails", "report or signature was changed since: they do not fit")
     return Check(_SIGNED, "holds", f"by the key {signature.public_key}")
 
 
@@ -126,5 +126,5 @@ def _residue(report: Report) -> Check:
         return Check(_CLEAN, "not checked", "the report says that no search could be made")
     read = f"{search.files} files of {search.bytes:,} bytes were searched then"
     if search.residue:
-        return Check(_CLEAN, "fails", f"{search.residue} places were found when {read}")
+        return Check(_CLEAN, "fails", f"places where it was found when {read}: {search.residue}")
     return Check(_CLEAN, "holds", f"the report says so; {read}")
