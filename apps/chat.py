@@ -117,7 +117,7 @@ class Chat:
         self.last = None  # it may be gone, or have gone by what is
         done = self.agent.forget(plan)
         out.print(outcome(done))
-        out.print(hinted(f"`palimpsest verify {done.id}` shows the report"), style="dim")
+        out.print(hinted(f"`palimpsest verify {done.id}`"), style="dim", soft_wrap=True)
 
     def _sessions(self) -> None:
         for each in self.agent.sessions():

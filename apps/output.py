@@ -98,6 +98,7 @@ class Listing(Table):
         self._cut = headers.index(gives_way) if gives_way and cut else None
         for column in self.columns:
             column.no_wrap = gives_way is not None and column.header != gives_way
+            column.overflow = "fold"
 
     def add(self, *cells: str) -> None:
         """One more row."""

@@ -97,18 +97,15 @@ def _explain(memory: str, account: Mapping[str, Any]) -> None:
             " about you and nothing that you said bears it out; --source document shows such"
         )
     candidates = account.get("candidates", [])
-    names = list(dict.fromkeys(name for each in candidates for name in each["signals"]))
-    if not names:
+    if not candidates:
         return
-    table = Listing("item", "form", "score", "probability", *names)
+    table = Listing("item", "form", "score", "probability", "shares", gives_way="shares")
     for each in candidates:
-        shares = (
-            f"{each['signals'][name]:+.2f}" if name in each["signals"] else "" for name in names
-        )
+        shares = "  ".join(f"{name} {share:+.2f}" for name, share in each["signals"].items())
         ranked = (f"{each['score']:.3f}", f"{each['relevance']:.3f}")
-        table.add(each["item"], each["form"], *ranked, *shares)
+        table.add(each["item"], each["form"], *ranked, shares)
     out.print(table)
     out.print(
         "the shares add up to the log odds of the probability; the score, by which notes are"
-        " ranked, is the probability less up to a fifth for little trust"
+        " ranked, is the probability less what little trust takes off"
     )

@@ -117,7 +117,7 @@ def _gone(report: Report, ledger: Ledger) -> Check:
         return Check(_GONE, "fails", f"{len(back)} are in the ledger again: {', '.join(back[:5])}")
     if held:
         return Check(_GONE, "fails", f"store {', '.join(sorted(held))} holds some of them")
-    return Check(_GONE, "holds", f"{len(report.ids)} ids looked up in the ledger and its lineage")
+    return Check(_GONE, "holds", f"looked up in ledger and lineage: {len(report.ids):,}")
 
 
 def _residue(report: Report) -> Check:
