@@ -106,7 +106,11 @@ def setting(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     scratch.mkdir()
     with closing(Setting(seed=0, full=False, data=data, scratch=scratch)) as made:
         embedder = HashingEmbedder()
-        models = {"embedder": embedder, "encode": embedder.embed, "llm": ScriptedLLM(end_of_last_note)}
+        models = {
+            "embedder": embedder,
+            "encode": embedder.embed,
+            "llm": ScriptedLLM(end_of_last_note),
+        }
         made.__dict__.update(models)
         yield made
 
