@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
-from ..errors import LedgerError, StoreError
+from ..errors import ConfigError, LedgerError, StoreError
 from ..llm.open import UnopenedLLM
 from ..memory.backup_file import LEDGER, STORES, checked
 from ..memory.backups import Restored, left_alone, listed, outlook, restore
@@ -75,7 +76,10 @@ def examine(
 
     Raises:
         HomeLocked: it is to be mended, and somebody has it open.
+        ConfigError: `rebuild` without `fix`.
     """
+    if rebuild and not fix:
+        raise ConfigError("rebuild makes the stores anew, and fix is off; ask for fix, too")
     root = Home(home, make=False).root
     fix = fix and (bool(ledger_url) or (root.exists() and any(root.iterdir())))  # else make nothing
     folder = Home(root, make=fix)
@@ -212,7 +216,7 @@ class _Doctor:
                 "there is no backup on the list; copy the data folder as it is, then try"
                 " `sqlite3 ledger.sqlite3 .recover` on the copy"
             )
-        return f"copy the data folder as it is, then `palimpsest restore {paths[-1]} --yes`"
+        return f"copy the data folder as it is, then `palimpsest restore {quote(paths[-1])}`"
 
     def _specs(self, ledger: Ledger, memories: Sequence[str] | None) -> list[str]:
         """The memories to look at: those named or usual, and others that were used once."""

@@ -81,6 +81,8 @@ class Ingester:
                 cannot be read is listed, and the others go on.
         """
         path = path.expanduser()
+        if not path.exists():
+            raise InputError(f"cannot read {str(path)!r}: No such file or folder")
         alone = not path.is_dir()
         if alone:
             require(path.name)

@@ -13,7 +13,20 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from .opening import open_keeper
-from .output import Home, Json, Memories, Model, User, emit, err, out, plain, reporting
+from .output import (
+    Home,
+    Json,
+    Memories,
+    Model,
+    User,
+    emit,
+    err,
+    hinted,
+    many,
+    out,
+    plain,
+    reporting,
+)
 
 if TYPE_CHECKING:
     from ..agent.receipt import Ingested
@@ -87,7 +100,7 @@ def export(
         emit(done)
     else:
         whose = "all of the ledger, with its chain of events" if not part else _words(part)
-        out.print(f"{done.rows:,} rows, {done.bytes:,} bytes: {escape(whose)}")
+        out.print(f"{many(done.rows, 'row')}, {done.bytes:,} bytes: {escape(whose)}")
 
 
 def import_(
@@ -105,7 +118,7 @@ def import_(
         emit(done)
         return
     how = "the ledger is now the one exported" if done.exact else "taken in behind what was there"
-    out.print(f"{done.added:,} records added, {done.known:,} were there: {how}")
+    out.print(f"{many(done.added, 'record')} added, {done.known:,} were there: {how}")
     if done.forgotten:
         out.print(f"{done.forgotten:,} were forgotten here and stay out")
 
@@ -125,7 +138,7 @@ def _show(done: Ingested, dry_run: bool) -> None:
     for missed in done.failed:
         out.print(f"failed {missed.why}", markup=False, style="red")
     verb = "would be added" if dry_run else "added"
-    out.print(f"[bold]{done.added:,} records {verb}[/bold], {done.known:,} were there")
+    out.print(f"[bold]{many(done.added, 'record')} {verb}[/bold], {done.known:,} were there")
     if done.vouched:
         now = "would be vouched for" if dry_run else "are vouched for now"
         out.print(f"{done.vouched:,} were trusted less, and {now}")
@@ -133,7 +146,8 @@ def _show(done: Ingested, dry_run: bool) -> None:
         out.print(f"{done.forgotten:,} were forgotten here and stay out; --again takes them in")
     if done.quarantined:
         held = f"{done.quarantined:,} of them give orders, and no memory is given these"
-        out.print(f"[yellow]{held}[/yellow]; see `palimpsest quarantine list`")
+        see = escape(hinted("see `palimpsest quarantine list`"))
+        out.print(f"[yellow]{held}[/yellow]; {see}")
 
 
 def _words(part: dict[str, str]) -> str:

@@ -41,12 +41,12 @@ class Request:
 
     def __post_init__(self) -> None:
         asked = [bool(self.ids), self.query is not None, self.everything, self.source is not None]
+        if self.source is None and (self.origin is not None or self.since is not None):
+            raise ConfigError("origin and since narrow a source; name the source, too: 'document'")
         if sum(asked) != 1:
             raise ConfigError(
-                "say what to forget: ids, query=, everything=True, or source=; exactly one of them"
+                "say what to forget, by exactly one of ids, a query, everything, or a source"
             )
-        if self.source is None and (self.origin is not None or self.since is not None):
-            raise ConfigError("origin= and since= narrow a source; name it with source=")
         if self.source is not None and self.source not in get_args(Source):
             raise ConfigError(f"source={self.source!r} must be one of {get_args(Source)}")
         if self.since is not None and self.since.tzinfo is None:

@@ -76,7 +76,7 @@ def _signature(report: Report, body: Any) -> Check:
     if signature is None:
         return Check(_SIGNED, "fails", "it has no signature")
     if not holds(signature.public_key, signature.value, body):
-        return Check(_SIGNED, "fails", "its signature is not of this text: one was changed")
+        return Check(_SIGNED, "fails", "report or signature was changed since: they do not fit")
     return Check(_SIGNED, "holds", f"by the key {signature.public_key}")
 
 
@@ -125,7 +125,7 @@ def _gone(report: Report, ledger: Ledger) -> Check:
         return Check(_GONE, "fails", f"{len(back)} are in the ledger again: {', '.join(back[:5])}")
     if held:
         return Check(_GONE, "fails", f"store {', '.join(sorted(held))} holds some of them")
-    return Check(_GONE, "holds", f"{len(report.ids)} ids looked up in the ledger and its lineage")
+    return Check(_GONE, "holds", f"looked up in ledger and lineage: {len(report.ids):,}")
 
 
 def _residue(report: Report) -> Check:
@@ -134,5 +134,5 @@ def _residue(report: Report) -> Check:
         return Check(_CLEAN, "not checked", "the report says that no search could be made")
     read = f"{search.files} files of {search.bytes:,} bytes were searched then"
     if search.residue:
-        return Check(_CLEAN, "fails", f"{search.residue} places were found when {read}")
+        return Check(_CLEAN, "fails", f"places where it was found when {read}: {search.residue}")
     return Check(_CLEAN, "holds", f"the report says so; {read}")

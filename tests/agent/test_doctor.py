@@ -243,7 +243,7 @@ def test_a_damaged_ledger_is_never_touched_and_the_way_back_is_named(
         seen = examine(home, **options)
         assert not seen.healthy
         [first, *_] = [each for each in seen.findings if each.part == "ledger"]
-        way = f"copy the data folder as it is, then `palimpsest restore {done.path} --yes`"
+        way = f"copy the data folder as it is, then `palimpsest restore {done.path}`"
         assert first.remedy == way
         assert not found(seen, "store scm")
         assert {name: (home / name).read_bytes() for name in before} == before
