@@ -86,6 +86,7 @@ class Agent(Operations, Runnable[AgentInput, Reply]):
                 memories=parts.memories,
                 home=parts.home,
                 following=self._loop.stores,
+                read_only=parts.read_only,
                 outside=parts.outside,
             )
         )

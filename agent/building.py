@@ -9,10 +9,12 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..errors import CapabilityError
+from ..errors import CapabilityError, LedgerError
 from ..llm.base import LLM
 from ..llm.open import open_llm
 from ..llm.places import check_place
+from ..memory.backup_file import LEDGER
+from ..memory.backups import left_alone
 from ..memory.base import Memory, StoreContext
 from ..memory.home import Home
 from ..memory.ledger import Ledger
@@ -58,7 +60,7 @@ def build_parts(
         folder = Home(home, make=not read_only)
         if not read_only:
             stack.enter_context(folder.lock())
-        ledger = Ledger.open(ledger_url or folder.path("ledger.sqlite3"), read_only=read_only)
+        ledger = _open_ledger(folder, ledger_url, read_only)
         stack.callback(ledger.close)
         llm = open_llm(model, device=device) if isinstance(model, str) else model
         context = StoreContext(
@@ -85,6 +87,22 @@ def build_parts(
             outside=(f"the Chroma server {urlsplit(chroma_url).hostname}",) if chroma_url else (),
             read_only=read_only,
         )
+
+
+def _open_ledger(home: Home, url: str | None, read_only: bool) -> Ledger:
+    """The ledger; an empty one is begun only where nothing speaks of one that is gone."""
+    if url is None and not home.path(LEDGER).exists():
+        if left := left_alone(home):
+            raise LedgerError(
+                f"ledger {home.path(LEDGER)} is gone, and {left} beside it is there; `palimpsest"
+                " doctor` names a backup to restore, or move that away to begin with an empty one"
+            )
+        if read_only:
+            raise LedgerError(
+                f"nothing is kept in {home.root} yet, so there is nothing to read; `palimpsest"
+                " remember`, `ingest` or `chat` begin it, or name another folder with --home"
+            )
+    return Ledger.open(url or home.path(LEDGER), read_only=read_only)
 
 
 def check_memory(memory: Memory, llm: LLM) -> None:

@@ -10,20 +10,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
-from ..errors import LedgerError, StoreError
+from ..errors import ConfigError, LedgerError, StoreError
 from ..llm.open import UnopenedLLM
 from ..memory.backup_file import LEDGER, STORES, checked
-from ..memory.backups import Restored, listed, outlook, restore
+from ..memory.backups import Restored, left_alone, listed, outlook, restore
 from ..memory.base import StoreContext
+from ..memory.database import MEND
 from ..memory.home import Home
 from ..memory.ledger import Ledger
 from ..memory.registry import DEFAULT_MEMORIES, MEMORIES
 from ..memory.vectors import Embedder
 from ..registry import parse_spec
 from .building import lazily
-from .mending import FIX, Care, Trouble
+from .mending import Care, Trouble, is_passing
 
 ROOM = 100 * 1024 * 1024
 """Bytes that should be free on the disk, beside room for another ledger."""
@@ -74,8 +76,13 @@ def examine(
 
     Raises:
         HomeLocked: it is to be mended, and somebody has it open.
+        ConfigError: `rebuild` without `fix`.
     """
-    folder = Home(home, make=fix)
+    if rebuild and not fix:
+        raise ConfigError("rebuild makes the stores anew, and fix is off; ask for fix, too")
+    root = Home(home, make=False).root
+    fix = fix and (bool(ledger_url) or (root.exists() and any(root.iterdir())))  # else make nothing
+    folder = Home(root, make=fix)
     context = StoreContext(
         folder=folder.path(STORES),
         llm=_Unasked("nobody"),
@@ -138,7 +145,11 @@ class _Doctor:
 
     def see_lock(self) -> None:
         """Who has the folder open."""
-        holder = self._home.holder()
+        try:
+            holder = self._home.holder()
+        except LedgerError as error:
+            self._say("lock", "ill", str(error))
+            return
         self._say("lock", "note" if holder else "well", f"held by {holder}" if holder else "free")
 
     def _room(self) -> None:
@@ -158,13 +169,17 @@ class _Doctor:
     def _ledger(self) -> Iterator[Ledger | None]:
         """The ledger, if it is whole; it is looked at first, and never touched."""
         if isinstance(self._where, Path) and not self._where.exists():
-            self._say("ledger", "note", "there is none yet")
+            if left := left_alone(self._home):
+                self._say("ledger", "ill", f"it is gone; left are {left}", self._way_back())
+            else:
+                self._say("ledger", "note", "there is none yet")
             yield None
             return
         try:
             opened = Ledger.open(self._where, read_only=not self._fix)
         except LedgerError as error:
-            self._say("ledger", "ill", str(error), self._way_back())
+            way = None if is_passing(error) else self._way_back()
+            self._say("ledger", "ill", str(error), way)
             yield None
             return
         with opened as ledger:
@@ -194,12 +209,14 @@ class _Doctor:
             paths = [row["path"] for row in listed(self._home) if Path(row["path"]).exists()]
         except LedgerError:
             paths = []
+        if not paths and not self._home.path(LEDGER).exists():
+            return "there is no backup on the list; look for one elsewhere before all else"
         if not paths:
             return (
                 "there is no backup on the list; copy the data folder as it is, then try"
                 " `sqlite3 ledger.sqlite3 .recover` on the copy"
             )
-        return f"copy the data folder as it is, then `palimpsest restore {paths[-1]} --yes`"
+        return f"copy the data folder as it is, then `palimpsest restore {quote(paths[-1])}`"
 
     def _specs(self, ledger: Ledger, memories: Sequence[str] | None) -> list[str]:
         """The memories to look at: those named or usual, and others that were used once."""
@@ -228,7 +245,7 @@ class _Doctor:
             except StoreError as error:
                 trouble = Trouble(found=(str(error),), passing=True)
         for what in trouble.found:
-            self._say(part, "ill", what, None if self._fix or trouble.passing else FIX)
+            self._say(part, "ill", what, None if self._fix or trouble.passing else MEND)
         if trouble.untried:
             self._say(part, "note", f"a recall could not be tried: {trouble.untried}")
         if mend and not trouble.found:

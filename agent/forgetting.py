@@ -47,7 +47,10 @@ def asked(
         return what
     if isinstance(what, str) and not ledger.find([RecordId(what)], scope):
         if given["query"] is not None or given["source"] is not None:
-            raise ConfigError(f"no record has the id {what!r}, and query= or source= is given")
+            raise ConfigError(
+                f"no record has the id {what!r}, and beside a text there is another query or a"
+                " source; give one of them"
+            )
         return Request(scope=scope, **{**given, "query": what})
     named = [what] if isinstance(what, str | Record) else what or ()
     ids = [RecordId(each.id if isinstance(each, Record) else each) for each in named]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event
@@ -16,16 +16,28 @@ from typing import Any, get_args
 
 from ulid import ULID
 
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError, InputError, LedgerError, StoreError
 from ..memory.chain import canonical
 from ..memory.formats.base import Document, Memo, Parsed
 from ..memory.formats.passages import passages
 from ..memory.formats.registry import parser, require, why_not
 from ..memory.ledger import Ledger
 from ..memory.reading import Progress
-from ..memory.record import Record, RecordId, Scope, Source, content_hash, now
+from ..memory.record import (
+    Record,
+    RecordId,
+    Scope,
+    Source,
+    content_hash,
+    next_id,
+    now,
+    vouched,
+)
 from ..memory.screening import admitted
 from .documents import shelf_of
+from .receipt import FileCount, Ingested, Unread
+
+Keep = Callable[[list[Record]], None]
 
 BATCH = 256
 """Records in a transaction."""
@@ -37,56 +49,6 @@ _PARTS = "\f"
 """Between the parts of a document, where its content names it."""
 
 
-@dataclass(slots=True, kw_only=True)
-class FileCount:
-    """What became of one file: records that are new, and that were there already; and how many of
-    the new ones give orders, and are in quarantine."""
-
-    name: str
-    added: int = 0
-    known: int = 0
-    quarantined: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unread:
-    """A file of which nothing was taken, and why."""
-
-    name: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ingested:
-    """The receipt.
-
-    Args:
-        skipped: files of a kind that is not read.
-        failed: files that should have been read and could not.
-        cancelled: whether it ended early; ingesting again goes on from there.
-    """
-
-    files: Sequence[FileCount]
-    skipped: Sequence[Unread]
-    failed: Sequence[Unread]
-    cancelled: bool = False
-
-    @property
-    def added(self) -> int:
-        """Records that are new."""
-        return sum(each.added for each in self.files)
-
-    @property
-    def known(self) -> int:
-        """Records that were there already."""
-        return sum(each.known for each in self.files)
-
-    @property
-    def quarantined(self) -> int:
-        """Records that are new and that no memory is given; see `Agent.quarantined`."""
-        return sum(each.quarantined for each in self.files)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ingester:
     """Takes files in.
@@ -96,12 +58,14 @@ class Ingester:
             would be given.
         scope: of all records; with a session, they all go into that one.
         source: whom the files speak for, which is what they are trusted as.
+        again: take in what was forgotten here, too.
     """
 
     ledger: Ledger
-    keep: Callable[[list[Record]], None] | None
+    keep: Keep | None
     scope: Scope
     source: Source = "document"
+    again: bool = False
     progress: Progress | None = None
     cancel: Event = field(default_factory=Event)
 
@@ -117,6 +81,8 @@ class Ingester:
                 cannot be read is listed, and the others go on.
         """
         path = path.expanduser()
+        if not path.exists():
+            raise InputError(f"cannot read {str(path)!r}: No such file or folder")
         alone = not path.is_dir()
         if alone:
             require(path.name)
@@ -141,7 +107,7 @@ class Ingester:
             done += size
             self._tell(done, total)
         batch.flush()
-        counts = [each for each in batch.counts.values() if each.added or each.known]
+        counts = [each for each in batch.counts.values() if any(astuple(each)[1:])]
         cut = self.cancel.is_set()
         return Ingested(files=counts, skipped=skipped, failed=failed, cancelled=cut)
 
@@ -202,6 +168,7 @@ class _Batch:
     def __init__(self, ingester: Ingester) -> None:
         self._ingester = ingester
         self._held: dict[RecordId, tuple[str, Record]] = {}
+        self._kept = 0
         self.counts: dict[str, FileCount] = {}
 
     def add(self, name: str, record: Record) -> None:
@@ -217,17 +184,58 @@ class _Batch:
     def flush(self) -> None:
         """Send off what there is."""
         family = replace(self._ingester.scope, session=None)
-        known = {record.id for record in self._ingester.ledger.find(self._held, family)}
-        fresh = []
+        last = self._last(family)
+        fresh: list[Record] = []
         for id, (name, record) in self._held.items():
-            self.counts[name].known += id in known
-            self.counts[name].added += id not in known
-            if id not in known:
-                fresh.append(admitted(record))
-                self.counts[name].quarantined += not fresh[-1].trust
+            count, given, held = self.counts[name], admitted(record), last.get(id)
+            if isinstance(held, Record):
+                if held.current and _less(held, given):
+                    fresh.append(vouched(held, given.source))
+                    count.vouched += 1
+                else:
+                    count.known += 1
+            elif held is not None and not self._ingester.again:
+                count.forgotten += 1
+            else:
+                fresh.append(given if held is None else replace(given, id=next_id(held)))
+                count.added += 1
+                count.quarantined += not given.trust
         if fresh and self._ingester.keep is not None:
-            self._ingester.keep(fresh)
+            self._keep(self._ingester.keep, fresh, family)
         self._held = {}
+
+    def _keep(self, keep: Keep, fresh: list[Record], family: Scope) -> None:
+        """An error says how far this has come: the lots before it are kept, and so is this one if
+        only a store failed."""
+        try:
+            keep(fresh)
+        except (LedgerError, StoreError) as error:
+            ids = [record.id for record in fresh]
+            kept = self._kept + len(self._ingester.ledger.find(ids, family))
+            raise type(error)(
+                f"{error}; {kept:,} of the records are in the ledger and stay there: ingest the"
+                " same again, and it goes on from there"
+            ) from error
+        self._kept += len(fresh)
+
+    def _last(self, family: Scope) -> dict[RecordId, Record | RecordId]:
+        """Of each id that the ledger knows, what was last taken in under it or an id that follows
+        from it: the record, or its id if it is forgotten."""
+        ledger = self._ingester.ledger
+        found: dict[RecordId, Record | RecordId] = {}
+        origin = {id: id for id in self._held}
+        while origin:
+            known: dict[RecordId, Record | RecordId] = {}
+            known |= {RecordId(id): RecordId(id) for id in ledger.erasures.forgotten(origin)}
+            known |= {record.id: record for record in ledger.find(origin, family)}
+            found |= {origin[id]: held for id, held in known.items()}
+            origin = {next_id(id): origin[id] for id in known}
+        return found
+
+
+def _less(held: Record, given: Record) -> bool:
+    """Whether it is trusted less."""
+    return (held.trust or 0.0) < (given.trust or 0.0)
 
 
 def derived_id(scope: Scope, text: str, place: Any, time: datetime | None) -> RecordId:

@@ -12,9 +12,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConfigError, ModelError, StoreError
+from ..errors import ConfigError, ModelError, PalimpsestError, StoreError
 from ..memory.base import Cue, Memory, StoreContext
-from ..memory.database import Database, Purpose
+from ..memory.database import MEND, Database, Purpose
 from ..memory.ledger import Ledger
 from ..memory.projection import Report, check, rebuild, repair
 from ..memory.record import now
@@ -23,8 +23,6 @@ from ..registry import parse_spec
 
 RECENT = 50
 """Events among which the newest record is looked for that a store holds."""
-
-FIX = "`palimpsest doctor --fix` makes it anew from the ledger"
 
 PASSING = ("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_BUSY", "SQLITE_LOCKED")
 """Faults that are no fault of the files: to make them anew would fail in the same way."""
@@ -74,9 +72,9 @@ class Care:
                 report = self._compared(store)
                 untried = self._try(store) if report.agrees else None
         except StoreError as error:
-            origin = getattr(error.__cause__, "orig", error.__cause__)
-            passing = getattr(origin, "sqlite_errorname", "").startswith(PASSING)
-            return Trouble(found=(str(error),), broken=not passing, passing=passing)
+            passing = is_passing(error)
+            what = str(error).removesuffix(f"; {MEND}")  # which is said beside it
+            return Trouble(found=(what,), broken=not passing, passing=passing)
         counts = {
             "records are missing from it": len(report.missing),
             "records are in it that should not be": len(report.surplus),
@@ -136,7 +134,13 @@ class Care:
         return None
 
 
+def is_passing(error: PalimpsestError) -> bool:
+    """Whether a database's error is no fault of its files."""
+    origin = getattr(error.__cause__, "orig", error.__cause__)
+    return getattr(origin, "sqlite_errorname", "").startswith(PASSING)
+
+
 def _faults(file: Path, name: str) -> list[str]:
-    purpose = Purpose(f"store {name}", StoreError, FIX, lambda connection, where: None)
+    purpose = Purpose(f"store {name}", StoreError, MEND, lambda connection, where: None)
     with closing(Database(file, purpose, read_only=True)) as database:
         return database.faults()

@@ -6,7 +6,6 @@ The verbs only; each one's substance lies in a file of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -18,11 +17,12 @@ from ..memory.erasures import Position
 from ..memory.home import Home
 from ..memory.ledger import Ledger
 from ..memory.merging import Taken
-from ..memory.record import Record, RecordId, Scope, Source, new_id
+from ..memory.record import Record, RecordId, Scope, Source, vouched
 from .doctor import Examination, examine, put_back
 from .exchange import Exported, export, take_in
 from .forgetting import asked_scope
-from .ingest import Ingested, Ingester
+from .ingest import Ingester
+from .receipt import Ingested
 from .stats import Stats, stats
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Operations:
         path: str | Path,
         *,
         source: Source = "document",
+        again: bool = False,
         progress: Progress | None = None,
         cancel: Event | None = None,
         dry_run: bool = False,
@@ -58,10 +59,12 @@ class Operations:
     ) -> Ingested:
         """Take in a file, or a folder of files: text, Markdown, HTML and PDF as passages, the
         exports of mem0 and Letta as facts. Taking the same in again adds nothing; what was cut
-        short goes on where it ended.
+        short goes on where it ended; what was forgotten here stays out.
 
         Args:
-            source: whom it speaks for, which is what it is trusted as.
+            source: whom it speaks for, which is what it is trusted as. What is in and trusted less
+                gets a version that is trusted so.
+            again: take in what was forgotten here, too.
             progress: called as (bytes done, bytes expected).
             cancel: set it from another thread to end early.
             dry_run: add nothing; the receipt says what would be added.
@@ -76,6 +79,7 @@ class Operations:
             keep=None if dry_run else self.append,
             scope=asked_scope(self.scope, options),
             source=source,
+            again=again,
             progress=progress,
             cancel=cancel or Event(),
         ).run(Path(path))
@@ -99,8 +103,7 @@ class Operations:
             raise InputError(
                 f"record={record!r} is not in quarantine; `quarantined()` lists those that are"
             )
-        meta = {key: value for key, value in held.meta.items() if key != "quarantined"}
-        freed = replace(held, id=new_id(), trust=None, supersedes=held.id, meta=meta)
+        freed = vouched(held, held.source)
         with self._background.paused():
             self.ledger.append([freed], screened=False)
             self._loop.follow()

@@ -9,20 +9,28 @@ from typing import Any
 from ..agent.agent import Agent
 from ..agent.reply import Reply, ReplyChunk, collect
 from ..errors import PalimpsestError
-from .output import emit, err, out
-from .why import show_trace
+from ..memory.pieces import unquoted
+from .forgetting import outcome, show_plan
+from .output import agreed, emit, err, hinted, many, out
+from .why import show_history, show_trace
 
 HELP = """\
 /why              which memory gave what to the last reply
 /again            answer my last message again
 /correct TEXT     TEXT holds from now on, instead of what the last reply went by
 /remember TEXT    store TEXT as it is
-/recall QUESTION  what the memories hold, without asking the model
+/recall QUESTION  what the memories hold, without asking the model, and under which ids
+/history ID       all versions of a record
+/forget TEXT|ID   erase all that has these words, or one record, for good; asks first
 /sessions         all conversations
 /session NAME     go on in another conversation
 /fork NAME        begin NAME with what was said here
 /help             this list
 /quit             leave (so does Ctrl-D); Ctrl-C cuts a reply short"""
+
+
+NEEDY = ("correct", "remember", "recall", "history", "forget", "session", "fork")
+"""Commands that need something after them."""
 
 
 class Chat:
@@ -46,6 +54,8 @@ class Chat:
             "correct": self._correct,
             "remember": self._remember,
             "recall": self._recall,
+            "history": lambda record: show_history(self.agent, record),
+            "forget": self._forget,
             "sessions": lambda _: self._sessions(),
             "session": self._enter,
             "fork": self._fork,
@@ -54,8 +64,10 @@ class Chat:
         verb = verbs.get(name)
         if verb is None:
             out.print(f"no command /{name}; /help lists them", markup=False)
-        elif name in ("correct", "remember", "recall", "session", "fork") and not rest.strip():
+        elif name in NEEDY and not rest.strip():
             out.print(f"/{name} needs something after it; see /help", markup=False)
+        elif name in ("why", "again", "fork") and not self.agent.turns(1, session=self.session):
+            out.print(f"nothing was said in {self.session} yet", markup=False)
         else:
             verb(rest.strip())
 
@@ -92,18 +104,29 @@ class Chat:
     def _recall(self, query: str) -> None:
         found = self.agent.recall(query, session=self.session)
         for note in found.notes:
-            out.print(f"{note.score:.3f}  {note.text}", markup=False)
+            out.print(f"{note.score:.3f}  {note.records[0]}  {unquoted(note.text)}", markup=False)
         if not found.notes:
             out.print("nothing found")
 
+    def _forget(self, what: str) -> None:
+        plan = self.agent.forget(what, dry_run=True)
+        show_plan(self.agent, plan)
+        if not agreed(f"Erase {many(len(plan.records), 'record')} for good?"):
+            out.print("[dim]nothing was forgotten[/dim]")
+            return
+        self.last = None  # it may be gone, or have gone by what is
+        done = self.agent.forget(plan)
+        out.print(outcome(done))
+        out.print(hinted(f"`palimpsest verify {done.id}`"), style="dim", soft_wrap=True)
+
     def _sessions(self) -> None:
-        for each in self.agent.sessions():
+        for each in (info for info in self.agent.sessions() if info.document is None):
             mark = "*" if each.id == self.session else " "
-            out.print(f"{mark} {each.id}  {each.turns} turns", markup=False)
+            out.print(f"{mark} {each.id}  {many(each.turns, 'turn')}", markup=False)
 
     def _enter(self, name: str) -> None:
         self.session, self.last = name, None
-        out.print(f"[dim]now in {name}[/dim]")
+        out.print(f"now in {name}", markup=False, style="dim")
 
     def _fork(self, name: str) -> None:
         self.agent.fork(self.session, name)
@@ -114,11 +137,11 @@ def summary(reply: Reply) -> str:
     """One line on what memory gave to a reply."""
     why = reply.why
     given = [
-        f"{memory.memory}: {sum(note.kept for note in memory.notes)} notes"
+        f"{memory.memory}: {many(sum(note.kept for note in memory.notes), 'note')}"
         for memory in why.memories
     ]
     first = f"first token {why.first_token_ms or 0:.0f} ms"
-    return " · ".join([*given, f"{why.reply_tokens} tokens", first])
+    return " · ".join([*given, many(why.reply_tokens, "token"), first])
 
 
 def run_chat(agent: Agent, session: str, *, as_json: bool) -> None:
@@ -141,7 +164,7 @@ def run_chat(agent: Agent, session: str, *, as_json: bool) -> None:
             else:
                 chat.say(line)
         except PalimpsestError as error:
-            err.print(f"{type(error).__name__}: {error}", markup=False)
+            err.print(f"{type(error).__name__}: {hinted(str(error))}", markup=False)
 
 
 def _lines() -> Iterator[str]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
+from .. import __version__
 from .files import export, import_, ingest
 from .forgetting import forget, verify
 from .keeping import backup, doctor, restore, stats, verify_chain
 from .models import models
-from .opening import open_keeper
+from .opening import open_agent, open_keeper
 from .output import (
     Home,
     Json,
+    Listing,
     MaxTokens,
     Memories,
     Model,
@@ -25,18 +26,15 @@ from .output import (
     Temperature,
     User,
     emit,
+    hinted,
     out,
     reporting,
 )
 from .quarantine import quarantine
 from .recalling import recall
 
-if TYPE_CHECKING:
-    from ..agent.agent import Agent
-
 app = typer.Typer(
     name="palimpsest",
-    help="An agent with a memory that can be written, corrected and erased.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -50,21 +48,19 @@ for command in (ingest, export, backup, restore, doctor, verify_chain, stats):
 app.command("import")(import_)
 
 
-def open_agent(
-    home: Path | None, model: str, memories: list[str] | None, user: str, **generation: Any
-) -> Agent:
-    """The agent of this command; one without memories opens its model only when asked something."""
-    from ..agent.agent import Agent
-    from ..llm.base import GenerationConfig
-    from ..llm.open import UnopenedLLM
+def _version(asked: bool) -> None:
+    if asked:
+        out.print(__version__)
+        raise typer.Exit
 
-    return Agent.open(
-        UnopenedLLM(model) if memories == [] else model,
-        home=home,
-        memories=[] if memories == ["none"] else memories,
-        user=user,
-        generation=GenerationConfig(**generation),
-    )
+
+@app.callback()
+def palimpsest(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Which this is.")
+    ] = False,
+) -> None:
+    """An agent with a memory that can be written, corrected and erased."""
 
 
 @app.command()
@@ -170,7 +166,12 @@ def correct(
     """Replace a record by TEXT; the old one stays readable with `history`."""
     with reporting(json), open_agent(home, model, memory or None, user) as agent:
         made = agent.correct(record, text, session=session)
-        emit(made) if json else out.print(f"{made.id} supersedes {record}")
+        if json:
+            emit(made)
+            return
+        out.print(f"{made.id} supersedes {made.supersedes}", soft_wrap=True)
+        if made.supersedes != record:
+            out.print(f"which had superseded {record} before", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -182,31 +183,34 @@ def history(
     json: Json = False,
 ) -> None:
     """A record, what it superseded and what superseded it, oldest first."""
+    from .why import show_history
+
     with reporting(json), open_keeper(home, model, [], user, read_only=True) as agent:
-        chain = agent.history(record)
-        if json:
-            emit(chain)
-            return
-        for each in chain:
-            until = f"until {each.valid_to:%Y-%m-%d %H:%M}" if each.valid_to else "holds now"
-            out.print(f"{each.id}  {each.kind:10} {until:24} {each.text}", markup=False)
+        emit(agent.history(record)) if json else show_history(agent, record)
 
 
 @app.command()
 def sessions(
     home: Home = None, user: User = "default", model: Model = "smollm2", json: Json = False
 ) -> None:
-    """All conversations of a user, the latest first."""
+    """All conversations of a user, and the documents that were taken in, the latest first."""
     with reporting(json), open_keeper(home, model, [], user, read_only=True) as agent:
         found = agent.sessions()
         if json:
             emit(found)
             return
-        table = Table("session", "turns", "last", "forked from", box=None, pad_edge=False)
+        said = Listing("session", "turns", "last", "forked from")
+        read = Listing("document", "records", "last", "session")
         for each in found:
             last = f"{each.last:%Y-%m-%d %H:%M}" if each.last else ""
-            table.add_row(escape(each.id), str(each.turns), last, escape(each.forked_from or ""))
-        out.print(table if found else "no conversations yet; begin one with `palimpsest chat`")
+            if each.document is None:
+                said.add(each.id, str(each.turns), last, each.forked_from or "")
+            else:
+                read.add(each.document, str(each.records), last, each.id)
+        none = hinted("no conversations yet; begin one with `palimpsest chat`")
+        out.print(said if said.rows else escape(none))
+        if read.rows:
+            out.print("", read, sep="\n")
 
 
 @app.command()

@@ -13,11 +13,26 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from .opening import open_keeper
-from .output import Home, Json, Memories, Model, User, emit, err, out, plain, reporting
+from .output import (
+    Home,
+    Json,
+    Memories,
+    Model,
+    User,
+    emit,
+    err,
+    hinted,
+    many,
+    out,
+    plain,
+    reporting,
+)
 
 if TYPE_CHECKING:
-    from ..agent.ingest import Ingested
+    from ..agent.receipt import Ingested
     from ..memory.reading import Progress as Tell
+
+COUNTS = ("added", "known", "vouched", "forgotten", "quarantined")
 
 LISTED = 20
 """Files that a table shows; --json lists all."""
@@ -34,6 +49,9 @@ def ingest(
     path: Annotated[Path, typer.Argument(help="A file, or a folder of files.")],
     source: Trusted = "document",
     session: Session = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Take in what was forgotten here, too.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what is new.")] = False,
     home: Home = None,
     memory: Memories = None,
@@ -43,19 +61,18 @@ def ingest(
 ) -> None:
     """Take in text, Markdown, HTML, PDF, and what mem0 and Letta export.
 
-    The same again adds nothing, and what was cut short goes on where it ended. Fails if a file
-    cannot be read; the others are taken in all the same.
+    The same again adds nothing, and what was cut short goes on where it ended. What was forgotten
+    stays out. Fails if a file cannot be read; the others are taken in all the same.
     """
     with (
         reporting(json),
         open_keeper(home, model, memory or None, user) as agent,
         _bar(f"reading {path.name}") as tell,
     ):
-        named: Any = source
-        done = agent.ingest(path, source=named, session=session, dry_run=dry_run, progress=tell)
+        how: dict[str, Any] = {"source": source, "session": session, "again": again}
+        done = agent.ingest(path, dry_run=dry_run, progress=tell, **how)
     if json:
-        counts = {"added": done.added, "known": done.known, "quarantined": done.quarantined}
-        emit(plain(done) | counts)
+        emit(plain(done) | {count: getattr(done, count) for count in COUNTS})
     else:
         _show(done, dry_run)
     if done.failed:
@@ -83,7 +100,7 @@ def export(
         emit(done)
     else:
         whose = "all of the ledger, with its chain of events" if not part else _words(part)
-        out.print(f"{done.rows:,} rows, {done.bytes:,} bytes: {escape(whose)}")
+        out.print(f"{many(done.rows, 'row')}, {done.bytes:,} bytes: {escape(whose)}")
 
 
 def import_(
@@ -101,7 +118,7 @@ def import_(
         emit(done)
         return
     how = "the ledger is now the one exported" if done.exact else "taken in behind what was there"
-    out.print(f"{done.added:,} records added, {done.known:,} were there: {how}")
+    out.print(f"{many(done.added, 'record')} added, {done.known:,} were there: {how}")
     if done.forgotten:
         out.print(f"{done.forgotten:,} were forgotten here and stay out")
 
@@ -121,10 +138,16 @@ def _show(done: Ingested, dry_run: bool) -> None:
     for missed in done.failed:
         out.print(f"failed {missed.why}", markup=False, style="red")
     verb = "would be added" if dry_run else "added"
-    out.print(f"[bold]{done.added:,} records {verb}[/bold], {done.known:,} were there")
+    out.print(f"[bold]{many(done.added, 'record')} {verb}[/bold], {done.known:,} were there")
+    if done.vouched:
+        now = "would be vouched for" if dry_run else "are vouched for now"
+        out.print(f"{done.vouched:,} were trusted less, and {now}")
+    if done.forgotten:
+        out.print(f"{done.forgotten:,} were forgotten here and stay out; --again takes them in")
     if done.quarantined:
         held = f"{done.quarantined:,} of them give orders, and no memory is given these"
-        out.print(f"[yellow]{held}[/yellow]; see `palimpsest quarantine list`")
+        see = escape(hinted("see `palimpsest quarantine list`"))
+        out.print(f"[yellow]{held}[/yellow]; {see}")
 
 
 def _words(part: dict[str, str]) -> str:

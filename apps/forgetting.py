@@ -5,16 +5,34 @@ from __future__ import annotations
 import json as _json
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ..errors import ConfigError, InputError
-from .output import Home, Json, Memories, Model, User, emit, out, plain, read_text, reporting
+from .opening import open_keeper
+from .output import (
+    Home,
+    Json,
+    Listing,
+    Memories,
+    Model,
+    User,
+    agreed,
+    emit,
+    hinted,
+    many,
+    out,
+    plain,
+    read_text,
+    reporting,
+    time,
+)
 
 if TYPE_CHECKING:
     from ..agent.agent import Agent
@@ -44,7 +62,7 @@ def forget(
         str | None, typer.Option(help='Of --source only this file or tool; "*.pdf" for several.')
     ] = None,
     since: Annotated[
-        datetime | None, typer.Option(help="Of --source only what was taken in since, in UTC.")
+        datetime | None, time("Of --source only what was taken in since; UTC, or with an offset.")
     ] = None,
     session: Annotated[
         str | None, typer.Option("--session", "-s", help="Only of this conversation.")
@@ -62,26 +80,28 @@ def forget(
 
     Shows what goes, asks, and reports what went; fails if anything of it was found afterwards.
     """
-    with reporting(json), _open(home, model, memory or None, user) as agent:
+    with (
+        reporting(json),
+        open_keeper(home, model, memory or None, user, read_only=dry_run) as agent,
+    ):
         named = what[0] if what and len(what) == 1 else what
         asked: dict[str, Any] = {"query": query, "everything": everything, "session": session}
-        asked |= {"source": source, "origin": origin}
-        asked |= {"since": since.replace(tzinfo=UTC) if since else None}
+        asked |= {"source": source, "origin": origin, "since": since}
+        if report is not None and not dry_run:
+            _try_to_write(report)
         plan = agent.forget(named, all_users=all_users, dry_run=True, **asked)
         if not json:
-            _show_plan(agent, plan)
+            show_plan(agent, plan)
         if dry_run:
             if json:
                 emit(plan.to_json())
             return
-        if not yes:
-            typer.confirm(
-                f"Erase {_many(len(plan.records), 'record')} for good?", abort=True, err=True
-            )
+        if not yes and not agreed(f"Erase {many(len(plan.records), 'record')} for good?"):
+            raise typer.Abort
         done = agent.forget(plan)
         document = done.to_json()
         if report is not None:
-            _write(report, document)
+            _write(report, document, done.id)
         if json:
             emit(document)
         else:
@@ -107,9 +127,14 @@ def verify(
     from ..unlearning.verification import verify as check
 
     with reporting(json):
-        folder = None if elsewhere else Folder(home)
-        if folder is None or not folder.path("ledger.sqlite3").exists():
+        folder = Folder(home, make=False)
+        if elsewhere:
             verdicts = [check(_document(report, None))]
+        elif not folder.path("ledger.sqlite3").exists():
+            raise ConfigError(
+                f"data folder {folder.root} keeps no ledger to check a report by; name the one it"
+                " is of with --home, or check the signature alone with --elsewhere"
+            )
         else:
             with ledgers.Ledger.open(folder.path("ledger.sqlite3")) as ledger:
                 documents = [_document(report, ledger)] if report else _kept(ledger)
@@ -117,43 +142,27 @@ def verify(
         if json:
             emit([plain(verdict) | {"holds": verdict.holds} for verdict in verdicts])
         else:
-            _show_verdicts(verdicts)
+            _show_verdicts(verdicts, elsewhere=elsewhere)
     if not all(verdict.holds for verdict in verdicts):
         raise typer.Exit(1)
 
 
-def _open(home: Path | None, model: str, memories: list[str] | None, user: str) -> Agent:
-    """An agent that can forget without its model, which may not even be there any more."""
-    from ..agent.agent import Agent
-    from ..llm.base import Capability
-    from ..llm.open import UnopenedLLM
-    from ..llm.places import Place
-
-    class Unasked(UnopenedLLM):
-        """Has every place and ability, as nothing is asked of it."""
-
-        places = frozenset[Place](get_args(Place))
-        capabilities = frozenset[Capability](get_args(Capability))
-
-    return Agent.open(Unasked(model), home=home, memories=memories, user=user)
-
-
-def _show_plan(agent: Agent, plan: Report) -> None:
+def show_plan(agent: Agent, plan: Report) -> None:
+    """Print what would go, and why."""
     shown = plan.records[:LISTED]
     number = {each.id: str(at) for at, each in enumerate(plan.records, 1)}
     found = agent.ledger.erasures.contents([each.id for each in shown], plan.who.across_sessions())
     texts = {each.id: " ".join(each.text.split()) for each in found}
-    table = Table("", "what goes", "why", "record", box=None, pad_edge=False)
-    table.columns[1].overflow, table.columns[1].no_wrap = "ellipsis", True
+    table = Listing("", "what goes", "why", "record", gives_way="what goes", cut=True)
     for each in shown:
         why = f"{each.why} {number[each.of]}" if each.of else each.why
-        table.add_row(number[each.id], escape(texts[each.id]), why, each.id)
+        table.add(number[each.id], texts[each.id], why, each.id)
     out.print(table)
     if len(plan.records) > LISTED:
         out.print(f"and {len(plan.records) - LISTED:,} more; --dry-run --json lists all of them")
-    also = [f"{_many(plan.traces, 'trace')} of turns"] if plan.traces else []
+    also = [f"{many(plan.traces, 'trace')} of turns"] if plan.traces else []
     for part in plan.stores:
-        also.append(f"in store {part.store} {_many(len(part.erased), 'artefact')}")
+        also.append(f"in store {part.store} {many(len(part.erased), 'artefact')}")
         also[-1] += f" ({len(part.rebuilt):,} more made anew)" if part.rebuilt else ""
     out.print(f"and with them {', '.join(also)}" if also else "")
 
@@ -168,48 +177,53 @@ def _show_report(done: Report, file: Path | None) -> None:
     whys = Counter(each.why for each in done.records)
     tell("forgotten", ", ".join(f"{count:,} {why}" for why, count in whys.items()))
     if done.traces:
-        tell("traces", f"{_many(done.traces, 'trace')} of turns that mentioned them")
+        tell("traces", f"{many(done.traces, 'trace')} of turns that mentioned them")
     for part in done.stores:
         tell(f"store {part.store}", *map(escape, part.checked))
     tell("files", *_searched(done))
     for backup in done.backups:
         tell("[yellow]backup[/yellow]", escape(f"{backup.path} of {backup.created} holds it still"))
     tell("not checked", *map(escape, done.unchecked))
-    where = f"written to {escape(str(file))} and " if file else ""
-    tell("report", f"signed, {where}kept: palimpsest verify {done.id}")
+    where = f"written to {file} and " if file else ""
+    tell("report", escape(hinted(f"signed, {where}kept: `palimpsest verify {done.id}`")))
     out.print(page)
-    records = _many(len(done.records), "record")
-    if done.residue == 0:
-        out.print(f"[green]forgot {records}, and no file holds anything of them[/green]")
-    elif done.residue is None:
-        out.print(f"[yellow]forgot {records}; the files could not be searched for them[/yellow]")
-    else:
-        left = _many(done.residue, "place")
-        out.print(f"[red]forgot {records}, and {left} in files still hold something of them[/red]")
+    out.print(outcome(done))
+
+
+def outcome(done: Report) -> Text:
+    """In a line, whether it is gone."""
+    count = len(done.records)
+    forgot, them = f"forgot {many(count, 'record')}", "it" if count == 1 else "them"
+    if done.search is None:
+        return Text(f"{forgot}; the files could not be searched for {them}", "yellow")
+    if done.residue:
+        left = f"files still hold something of {them}, in {many(done.residue, 'place')}"
+        return Text(f"{forgot}, and {left}", "red")
+    if plain := len(done.search.unsearchable):
+        short = "it was" if count == 1 else f"{plain} of them {'was' if plain == 1 else 'were'}"
+        told = f"{short} too short or too plain to be searched for by the text"
+        return Text(f"{forgot}, and no file was found to hold anything of {them}; {told}", "yellow")
+    return Text(f"{forgot}, and no file holds anything of {them}", "green")
 
 
 def _searched(done: Report) -> Iterator[str]:
     yield "written anew" if done.rewritten else "what was deleted is overwritten where it stood"
     if done.search is None:
         return
-    read = f"{_many(done.search.files, 'file')} of {done.search.bytes:,} bytes"
-    strings = _many(done.search.strings, "string")
+    read = f"{many(done.search.files, 'file')} of {done.search.bytes:,} bytes"
+    strings = many(done.search.strings, "string")
     yield f"then searched, {read} for {strings}: {done.search.residue:,} found"
     for hit in done.search.hits:
         yield escape(f"{hit.file}, byte {hit.offset:,}: {hit.form} of {hit.of}, {hit.count} times")
     for unread in done.search.unread:
         yield escape(f"not read: {unread}")
     if also := done.search.also_said:
-        yield f"a record that stays says something that {_many(len(also), 'forgotten one')} said"
+        yield f"a record that stays says something that {many(len(also), 'forgotten one')} said"
     if plain := done.search.unsearchable:
-        yield f"{_many(len(plain), 'record')} too short or too plain to be searched for"
+        yield f"{many(len(plain), 'record')} too short or too plain to be searched for"
 
 
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
-
-
-def _show_verdicts(verdicts: list[Verdict]) -> None:
+def _show_verdicts(verdicts: list[Verdict], *, elsewhere: bool) -> None:
     colours = {"holds": "green", "fails": "red", "not checked": "yellow"}
     for verdict in verdicts:
         out.print(f"erasure {verdict.report}")
@@ -218,28 +232,44 @@ def _show_verdicts(verdicts: list[Verdict]) -> None:
             page.add_row(f"[{colours[each.state]}]{each.state}[/]", escape(each.claim))
             page.add_row("", f"[dim]{escape(each.because)}[/dim]")
         out.print(page)
-        holds = (
-            "[green]the report holds[/green]" if verdict.holds else "[red]it does not hold[/red]"
-        )
-        out.print(holds)
+        if not verdict.holds:
+            out.print("[red]it does not hold[/red]")
+        elif elsewhere:
+            out.print("[green]the signature holds[/green]; the rest could not be checked")
+        else:
+            out.print("[green]the report holds[/green]")
     if not verdicts:
         out.print("nothing was forgotten yet")
 
 
-def _write(file: Path, document: Any) -> None:
+def _try_to_write(file: Path) -> None:
+    """See that a report can be written, before there is anything to report."""
+    new = not file.exists()
+    try:
+        file.open("a").close()
+    except OSError as error:
+        raise InputError(
+            f"--report {str(file)!r} cannot be written ({error.strerror}); name a file that can;"
+            " nothing was forgotten"
+        ) from None
+    if new:
+        file.unlink()
+
+
+def _write(file: Path, document: Any, id: str) -> None:
     try:
         file.write_text(_json.dumps(document, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(
             f"the erasure is done, but --report {str(file)!r} cannot be written"
-            f" ({error.strerror}); the ledger keeps the report, see `palimpsest verify`"
+            f" ({error.strerror}); the ledger keeps the report: `palimpsest verify {id}`"
         ) from None
 
 
 def _document(report: str | None, ledger: Ledger | None) -> Any:
     """The report in a file, or the one that the ledger keeps under an id."""
     if report is None:
-        raise ConfigError("name the file of a report: there is no ledger here that keeps any")
+        raise ConfigError("--elsewhere needs the file of a report: no ledger is asked for any")
     kept = {} if ledger is None else {each["report"]["id"]: each for each in _kept(ledger)}
     if report in kept:
         return kept[report]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +12,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from .opening import open_keeper
-from .output import Home, Json, Memories, User, emit, out, plain, reporting
+from .output import (
+    Home,
+    Json,
+    Memories,
+    User,
+    agreed,
+    emit,
+    hinted,
+    many,
+    out,
+    plain,
+    reporting,
+)
 
 if TYPE_CHECKING:
     from ..agent.doctor import Examination
@@ -32,7 +46,8 @@ def backup(
         emit(done)
     else:
         out.print(
-            f"{done.records:,} records, {done.bytes:,} bytes: {escape(done.path)}", soft_wrap=True
+            f"{many(done.records, 'record')}, {done.bytes:,} bytes: {escape(done.path)}",
+            soft_wrap=True,
         )
         out.print(f"chain head {done.head}", soft_wrap=True)
         out.print("what you forget from now on is still in this file")
@@ -54,14 +69,15 @@ def restore(
     with reporting(json):
         found, _ = Agent.restore(file, home=home, dry_run=True)
         if not json:
-            _show_outlook(found)
+            _show_outlook(found, home)
         if verify:
             if json:
                 emit(found)
             return
-        if found.replaced != 0 and not yes:
-            typer.confirm("Replace it for good?", abort=True, err=True)
+        if found.replaced != 0 and not yes and not agreed("Replace it for good?"):
+            raise typer.Abort
         done, health = Agent.restore(file, home=home, replace=True, memories=memory or None)
+        health = health and _for_here(health)
         if json:
             emit({"restored": done, "health": health})
         elif health is not None:
@@ -87,6 +103,7 @@ def doctor(
 
     with reporting(json):
         found = Agent.doctor(home=home, fix=fix, rebuild=rebuild, memories=memory or None)
+        found = _for_here(found)
         if json:
             emit(plain(found) | {"healthy": found.healthy})
         else:
@@ -102,7 +119,7 @@ def verify_chain(home: Home = None, json: Json = False) -> None:
         if json:
             emit(head)
         else:
-            out.print(f"[green]the chain holds[/green]: {head.seq:,} events")
+            out.print(f"[green]the chain holds[/green]: {many(head.seq, 'event')}")
             out.print(f"head {head.hash}", soft_wrap=True)
             out.print("note it elsewhere: then nobody can rewrite all of it unseen")
 
@@ -114,16 +131,27 @@ def stats(home: Home = None, user: User = "default", json: Json = False) -> None
         emit(found) if json else _show_stats(found, user)
 
 
-def _show_outlook(found: Restored) -> None:
+def _show_outlook(found: Restored, home: Path | None) -> None:
     made = found.backup
-    out.print(f"backup of {made.created}: {made.records:,} records, {made.events:,} events")
+    held = f"{many(made.records, 'record')}, {many(made.events, 'event')}"
+    out.print(f"backup of {made.created}: {held}")
     out.print("every file is as its SHA-256 says, and the chain of events holds")
     if found.replaced is None:
         out.print("[yellow]replaces a ledger that cannot be read[/yellow]")
     elif found.replaced:
-        out.print(f"[yellow]replaces {found.replaced:,} records[/yellow]")
-    for id in found.undone:
-        out.print(f"[red]what erasure {id} forgot is in it[/red]; forget it again")
+        out.print(f"[yellow]replaces {many(found.replaced, 'record')}[/yellow]")
+    for each in found.undone:
+        out.print(f"[red]what erasure {each.id} forgot is in it[/red]; forget it again:")
+        whose = ["--all-users"] if each.user is None else ["--user", each.user]
+        where = ["--home", str(home)] if home else []
+        command = ["palimpsest", "forget", *each.records, *whose, *where]
+        out.print(shlex.join(command), markup=False, soft_wrap=True)
+
+
+def _for_here(found: Examination) -> Examination:
+    """With remedies for the folder that was typed."""
+    findings = [replace(f, remedy=f.remedy and hinted(f.remedy)) for f in found.findings]
+    return replace(found, findings=findings)
 
 
 def _show_health(found: Examination) -> None:
@@ -137,13 +165,14 @@ def _show_health(found: Examination) -> None:
 def _show_stats(found: Stats, user: str) -> None:
     census = found.census
     out.print(
-        f"{census.records:,} records, {census.current:,} of them current, {escape(found.home)}"
+        f"{many(census.records, 'record')}, {census.current:,} of them current,"
+        f" {escape(found.home)}"
     )
     table = Table(box=None, pad_edge=False, show_header=False)
     for title, counts in (
         ("by kind", census.kinds),
         ("by source", census.sources),
-        (f"sessions of {user}", census.sessions),
+        (escape(f"sessions of {user}"), census.sessions),
         ("erasures", census.erasures),
         ("bytes on disk", found.disk),
     ):

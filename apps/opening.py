@@ -1,12 +1,30 @@
-"""An agent for commands that ask no model: it opens one only to count tokens, if at all."""
+"""The agent of a command: with its model, or for one that asks none and opens it only to count
+tokens, if at all."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     from ..agent.agent import Agent
+
+
+def open_agent(
+    home: Path | None, model: str, memories: list[str] | None, user: str, **generation: Any
+) -> Agent:
+    """The agent of this command; one without memories opens its model only when asked something."""
+    from ..agent.agent import Agent
+    from ..llm.base import GenerationConfig
+    from ..llm.open import UnopenedLLM
+
+    return Agent.open(
+        UnopenedLLM(model) if memories == [] else model,
+        home=home,
+        memories=[] if memories == ["none"] else memories,
+        user=user,
+        generation=GenerationConfig(**generation),
+    )
 
 
 def open_keeper(

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import ConfigError
 from .opening import open_keeper
-from .output import Home, Json, Memories, User, emit, out, reporting
+from .output import Home, Json, Memories, User, agreed, emit, many, out, reporting
 
 quarantine = typer.Typer(
     name="quarantine",
@@ -74,10 +74,10 @@ def drop(
         if strange := [each for each in records if each not in held]:
             raise ConfigError(f"{strange} not in quarantine; `palimpsest forget` erases any record")
         plan = agent.forget(records, dry_run=True)
-        if not yes:
-            question = f"Erase {len(plan.records):,} records for good?"
-            typer.confirm(question, abort=True, err=True)
+        if not yes and not agreed(f"Erase {many(len(plan.records), 'record')} for good?"):
+            raise typer.Abort
         done = agent.forget(plan)
-        emit(done.to_json()) if json else out.print(f"{len(done.records):,} records are gone")
+        gone = many(len(done.records), "record")
+        emit(done.to_json()) if json else out.print(f"erased {gone} for good")
     if done.residue:
         raise typer.Exit(1)

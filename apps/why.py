@@ -1,18 +1,19 @@
-"""A turn's trace as a page: what was asked, what each memory gave, and how long it took."""
+"""What happened, as pages: a turn's trace, and the versions of a record."""
 
 from __future__ import annotations
 
-from rich.table import Table
+from rich.markup import escape
 
 from ..agent.agent import Agent
 from ..agent.trace import NoteTrace, Trace
 from ..errors import RecordNotFound
-from .output import out
+from .output import Listing, out
 
 
 def show_trace(agent: Agent, trace: Trace) -> None:
     """Print a trace; the records' texts are read from the ledger now, so erased ones say so."""
-    out.print(f"[bold]{trace.session}[/bold]  {trace.at:%Y-%m-%d %H:%M}  {trace.model}")
+    session, model = escape(trace.session), escape(trace.model)
+    out.print(f"[bold]{session}[/bold]  {trace.at:%Y-%m-%d %H:%M}  {model}")
     out.print(f"asked     {_text(agent, trace.message)}", markup=False)
     out.print(
         f"answered  {_text(agent, trace.reply) if trace.reply else '(nothing)'}", markup=False
@@ -33,12 +34,19 @@ def show_trace(agent: Agent, trace: Trace) -> None:
     )
 
 
-def _notes(agent: Agent, notes: tuple[NoteTrace, ...]) -> Table:
-    table = Table(
-        "score", "in prompt", "form", "tokens", "record", "text", box=None, pad_edge=False
+def show_history(agent: Agent, record: str) -> None:
+    """Print all versions of a record, oldest first, and until when each held."""
+    for each in agent.history(record):
+        until = f"until {each.valid_to:%Y-%m-%dT%H:%M:%SZ}" if each.valid_to else "holds now"
+        out.print(f"{each.id}  {each.kind:10} {until:26} {each.text}", markup=False)
+
+
+def _notes(agent: Agent, notes: tuple[NoteTrace, ...]) -> Listing:
+    table = Listing(
+        "score", "in prompt", "form", "tokens", "record", "text", gives_way="text", cut=True
     )
     for note in notes:
-        table.add_row(
+        table.add(
             f"{note.score:.3f}",
             "yes" if note.kept else "no room",
             note.form,

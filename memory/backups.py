@@ -21,7 +21,7 @@ from ..errors import ConfigError, LedgerError
 from .backup_file import KEYS, LEDGER, STORES, Backup, described, pack, unpacked
 from .home import Home
 from .ledger import Ledger
-from .record import now
+from .record import RecordId, now
 
 LISTED = "backups.json"
 """In the data folder: a list of {"path", "created", "head"}; a report of an erasure names those
@@ -32,17 +32,31 @@ _LOGS = ("-wal", "-shm", "-journal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Undone:
+    """An erasure that was done after a backup was made.
+
+    Args:
+        user: whose records it was about; None for several users'.
+        records: ids of those of them that are in the backup: to be forgotten again.
+    """
+
+    id: str
+    user: str | None
+    records: tuple[RecordId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
     """What a restore did, or would do.
 
     Args:
         replaced: records of the ledger that was there before; None if there was none to read.
-        undone: ids of erasures that were done after the backup was made: what they forgot is back.
+        undone: erasures that were done after the backup was made: what they forgot is back.
     """
 
     backup: Backup
     replaced: int | None
-    undone: tuple[str, ...]
+    undone: tuple[Undone, ...]
 
 
 def back_up(home: Home, ledger: Ledger, where: Path) -> Backup:
@@ -101,6 +115,16 @@ def listed(home: Home) -> list[dict[str, str]]:
         ) from error
 
 
+def left_alone(home: Home) -> str | None:
+    """What there is that comes only beside a ledger, where there is no ledger; None if nothing."""
+    if home.path(LEDGER).exists():
+        return None
+    found = [name for name in (KEYS, LISTED) if home.path(name).exists()]
+    if any(home.path(STORES).rglob("*.sqlite3")):
+        found.append(STORES)
+    return ", ".join(found) or None
+
+
 def restore(home: Home, file: Path, *, replace: bool = False) -> Restored:
     """Put a backup in the place of what the folder holds. Checked as by `checked` before anything
     is touched; the caller holds the folder's lock, and brings the stores up to date afterwards.
@@ -139,12 +163,24 @@ def outlook(home: Home, backup: Backup) -> Restored:
         return Restored(backup=backup, replaced=0, undone=())
     try:
         with Ledger.open(path, read_only=True) as ledger:
-            done = ledger.erasures.every("done")
-            later = [each.id for each in done if each.data["chain"]["after"]["seq"] > backup.events]
             records = ledger.stats()["records"]
-            return Restored(backup=backup, replaced=records, undone=tuple(later))
+            return Restored(backup=backup, replaced=records, undone=_undone(ledger, backup.events))
     except LedgerError:
         return Restored(backup=backup, replaced=None, undone=())
+
+
+def _undone(ledger: Ledger, seq: int) -> tuple[Undone, ...]:
+    """What was forgotten after event `seq` and had been there by then."""
+    found = []
+    for note in ledger.erasures.every("done"):
+        first, last = (note.data["chain"][end]["seq"] for end in ("before", "after"))
+        if last <= seq:
+            continue
+        events = ledger.events(first, last - first)
+        ids = [RecordId(event.subject) for event in events if event.kind == "erase"]
+        if there := ledger.erasures.appended_by(seq, ids):
+            found.append(Undone(id=note.id, user=note.reach.user, records=tuple(there)))
+    return tuple(found)
 
 
 def _copy_files(home: Home, staging: Path) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
 from ..errors import ConfigError
 from ..llm.places import Contribution, Place
-from .record import Record, RecordId, Scope, Turn
+from .record import Kind, Record, RecordId, Role, Scope, Source, Turn
 from .search.base import Where, bound
 
 if TYPE_CHECKING:
@@ -25,21 +25,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Artefact", "Capabilities", "Cue", "Erasure", "Lens", "Memory", "StoreContext"]
 
+CHOICES = {"kind": get_args(Kind), "role": get_args(Role), "source": get_args(Source)}
+"""What a record can have, by key."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lens:
     """What a recall is narrowed to; by default nothing is left out.
 
     Args:
-        where: "kind", "role", "session", "source" or "speaker" -> the value that a record must
-            have, or several of which it must have one.
+        where: "form", "kind", "role", "session", "source" or "speaker" -> the value that a record
+            must have, or several of which it must have one.
         since, until: when it must have begun to hold: from the first to just before the second.
         as_of: a time from which to look: what held then, superseded since or not, and nothing
             newer.
         k: most notes; by default what the memory is configured to.
 
     Raises:
-        ConfigError: `where` has another key or no value, a time has no zone, or k is below 1.
+        ConfigError: `where` has another key, no value, or one that no record has; a time has no
+            zone; or k is below 1.
     """
 
     where: Where = field(default_factory=dict)
@@ -49,7 +53,10 @@ class Lens:
     k: int | None = None
 
     def __post_init__(self) -> None:
-        bound(self.where)
+        for key, values in bound(self.where):
+            for value in values:
+                if value not in CHOICES.get(key, values):
+                    raise ConfigError(f"{key}={value!r} must be one of {CHOICES[key]}")
         for name in ("since", "until", "as_of"):
             time = getattr(self, name)
             if time is not None and time.tzinfo is None:

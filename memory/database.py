@@ -36,8 +36,8 @@ PRAGMAS: dict[str, Any] = {
 DAMAGED = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
 
 REMEDIES = {
-    "SQLITE_FULL": "free some space; nothing of this write was kept",
-    "SQLITE_IOERR": "check the disk and its free space; nothing of this write was kept",
+    "SQLITE_FULL": "free some space; this file is as it was before the write",
+    "SQLITE_IOERR": "check the disk and its space; this file is as it was before the write",
     "SQLITE_READONLY": "make the file and its folder writable, or choose another home",
     "SQLITE_CANTOPEN": "check that it is a file in a folder you may write to",
     "SQLITE_BUSY": "another process is using it; wait for it or close it",
@@ -49,8 +49,6 @@ READING = {
     " where you may write",
     "SQLITE_READONLY": "it is opened to be read only; open it for writing to change it",
     "ReadOnlySqlTransaction": "it is opened to be read only; open it for writing to change it",
-    "SQLITE_CANTOPEN": "if nothing was ever kept here, there is nothing to read yet: `palimpsest"
-    " remember`, `ingest` or `chat` make it",
 }
 """Remedies where a database was opened to be read only."""
 
@@ -92,6 +90,10 @@ LEDGER = Purpose(
 )
 
 
+MEND = "`palimpsest doctor --fix` makes it anew from the ledger"
+"""What to do about a store that is damaged or gone; where an error says so, it ends in it."""
+
+
 class Database:
     """Transactions on one database, from any thread.
 
@@ -110,7 +112,7 @@ class Database:
         self, where: str | Path, purpose: Purpose = LEDGER, *, read_only: bool = False
     ) -> None:
         url = _url(where)
-        self._purpose = purpose
+        self._purpose, self._read_only = purpose, read_only
         self._remedies = READING | REMEDIES | READING if read_only else REMEDIES
         self.name = url.database if url.drivername == "sqlite" else url.render_as_string()
         self.file = Path(str(url.database)) if url.drivername == "sqlite" else None
@@ -220,6 +222,9 @@ class Database:
             origin = error.orig if isinstance(error, DBAPIError) else error
             name = getattr(origin, "sqlite_errorname", "")
             known = name or type(origin).__name__
+            missing = self._read_only and self.file is not None and not self.file.exists()
+            if missing and known == "SQLITE_CANTOPEN":
+                raise self._error(f"it is not there; {self._purpose.mend}") from error
             remedies = self._remedies | dict.fromkeys(DAMAGED, self._purpose.mend)
             remedy = next(
                 (text for code, text in remedies.items() if known.startswith(code)),

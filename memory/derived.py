@@ -16,7 +16,7 @@ from .base import Artefact
 from .chain import Event
 from .journal import chunks
 from .record import Record, RecordId, Scope
-from .schema import CursorRow, LineageRow, ParentRow, RecordRow, visible
+from .schema import CursorRow, EventRow, LineageRow, ParentRow, RecordRow, visible
 
 Why = Literal["asked for", "version of", "made from", "reply to"]
 
@@ -69,6 +69,18 @@ def lineage(session: Session, ids: Iterable[RecordId]) -> dict[str, list[Artefac
         for row in session.scalars(query.order_by(*order)):
             edge = Artefact(RecordId(row.record), row.artefact)
             found.setdefault(row.store, []).append(edge)
+    return found
+
+
+def forgotten(session: Session, ids: Collection[str]) -> set[str]:
+    """Those of the ids whose records were erased here and are not back."""
+    found = set[str]()
+    for part in chunks(ids):
+        erased = select(EventRow.subject).where(EventRow.kind == "erase")
+        found.update(session.scalars(erased.where(EventRow.subject.in_(part)).distinct()))
+    for part in chunks(found.copy()):
+        there = select(RecordRow.id).where(RecordRow.id.in_(part))
+        found.difference_update(session.scalars(there))
     return found
 
 

@@ -21,9 +21,9 @@ from sqlalchemy.orm import Session
 from . import journal
 from .chain import Event
 from .database import Database
-from .derived import Ground, closure
+from .derived import Ground, closure, forgotten
 from .journal import chunks
-from .record import Reach, RecordId, Source
+from .record import Reach, RecordId, Source, told_beside
 from .schema import (
     ErasureRow,
     EventRow,
@@ -31,6 +31,7 @@ from .schema import (
     LineageRow,
     ParentRow,
     RecordRow,
+    SessionRow,
     TraceRow,
     visible,
 )
@@ -66,12 +67,14 @@ class Note:
 
 class Content(NamedTuple):
     """What a record says, and what else in its row tells of that: the text's SHA-256, and the salt,
-    with which one could try texts against the chain's commitment to it. Both in hex."""
+    with which one could try texts against the chain's commitment to it, both in hex; and `beside`
+    it the strings of its `meta`."""
 
     id: RecordId
     text: str
     hash: str
     salt: str
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +124,20 @@ class Erasures:
         with self._database.read() as session:
             return closure(session, asked)
 
+    def forgotten(self, ids: Collection[str]) -> set[str]:
+        """Those of the ids whose records were erased here and are not back."""
+        with self._database.read() as session:
+            return forgotten(session, ids)
+
     def contents(self, ids: Collection[RecordId], reach: Reach) -> Iterator[Content]:
         """Of those of the records that are within reach."""
-        query = select(RecordRow.id, RecordRow.text, RecordRow.content_hash, RecordRow.salt)
+        columns = (RecordRow.text, RecordRow.content_hash, RecordRow.salt, RecordRow.meta)
+        query = select(RecordRow.id, *columns)
         for part in chunks(ids):
             with self._database.read() as session:
                 rows = session.execute(visible(query.where(RecordRow.id.in_(part)), reach)).all()
-            for id, text, hash, salt in rows:
-                yield Content(RecordId(id), text, hash, salt)
+            for id, text, hash, salt, meta in rows:
+                yield Content(RecordId(id), text, hash, salt, tuple(told_beside(meta)))
 
     def saying(self, hashes: Collection[str], limit: int) -> list[RecordId]:
         """Up to `limit` records, in any scope, whose text has one of these SHA-256."""
@@ -174,9 +183,11 @@ class Erasures:
             return _mentioning(session, ids, reach.across_sessions())
 
     def texts(self, reach: Reach) -> Iterator[tuple[RecordId, str]]:
-        """Id and text of every record within reach, in the order they were appended."""
-        for row in self._pages(RecordRow.id, RecordRow.text, reach=reach):
-            yield RecordId(row[0]), row[1]
+        """Id and all that is told, in the text or beside it, of every record within reach, in the
+        order they were appended."""
+        columns = (RecordRow.id, RecordRow.text, RecordRow.meta)
+        for id, text, meta in self._pages(*columns, reach=reach):
+            yield RecordId(id), "\n".join([text, *told_beside(meta)])
 
     def said_by(
         self, source: Source, reach: Reach, origin: str | None, since: datetime | None
@@ -205,11 +216,17 @@ class Erasures:
         record's account."""
         columns = [column for column in RecordRow.__table__.columns if column.name != "seq"]
         for row in self._pages(*columns, ids=ids):
-            yield "\n".join(
-                json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
-                for value in row
-                if value is not None
-            )
+            yield "\n".join(part for value in row if value is not None for part in _said(value))
+
+    def names(self) -> Iterator[str]:
+        """Of all tenants, users, agents and conversations that the ledger knows, also those that
+        an erasure was about."""
+        for row in (SessionRow, ErasureRow):
+            query = select(row.tenant, row.user, row.agent, row.session).distinct()
+            with self._database.read() as session:
+                rows = session.execute(query).all()
+            for names in rows:
+                yield "\n".join(name for name in names if name)
 
     def shared(self, store: str, keys: Iterable[str], gone: Collection[RecordId]) -> frozenset[str]:
         """Those of a store's artefacts that come from a record that stays, too."""
@@ -250,6 +267,17 @@ class Erasures:
                 first.append(session.scalar(query.where(EventRow.kind == "append")))
         return min((seq for seq in first if seq is not None), default=None)
 
+    def appended_by(self, seq: int, ids: Collection[RecordId]) -> list[RecordId]:
+        """Those of the records, which may be erased, that were appended by event `seq`."""
+        query = select(EventRow.subject).where(EventRow.kind == "append", EventRow.seq <= seq)
+        with self._database.read() as session:
+            found = [
+                id
+                for part in chunks(ids)
+                for id in session.scalars(query.where(EventRow.subject.in_(part)).distinct())
+            ]
+        return [RecordId(id) for id in sorted(found)]
+
     def _pages(
         self,
         *columns: Any,
@@ -285,6 +313,15 @@ def _mentions(ids: Collection[RecordId]) -> Callable[[str], bool]:
         return lambda text: any(id in text for id in quoted)
     wanted, strings = frozenset(ids), re.compile(r'"([^"\\]+)"')
     return lambda text: not wanted.isdisjoint(strings.findall(text))
+
+
+def _said(value: Any) -> Iterator[str]:
+    """A column as a file may hold it: `meta` as JSON, and its strings without JSON's escapes."""
+    if isinstance(value, dict):
+        yield json.dumps(value, ensure_ascii=False)
+        yield from told_beside(value)
+    else:
+        yield str(value)
 
 
 def _head(session: Session) -> Position:

@@ -18,7 +18,7 @@ from .base import Artefact
 from .chain import Event
 from .database import Database
 from .erasures import Erasures
-from .record import Kind, Record, RecordId, Scope, Turn
+from .record import Kind, Reach, Record, RecordId, Scope, Turn
 from .schema import (
     CursorRow,
     EventRow,
@@ -127,7 +127,7 @@ class Ledger:
         """
         found = self.find([id], scope)
         if not found:
-            raise RecordNotFound(f"record {id} is not in the ledger for {scope}")
+            raise RecordNotFound(f"record {id} is not in the ledger for {Reach.of(scope)}")
         return found[0]
 
     def find(self, ids: Iterable[RecordId], scope: Scope) -> list[Record]:

@@ -7,17 +7,17 @@ have yet. Both are given rows in the order of `lines.ROWS`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from . import chain, journal
+from . import chain, derived, journal
 from .chain import Tail
 from .lines import ROWS, Values
 from .record import Record, Scope
-from .schema import EventRow, HeadRow, ParentRow, RecordRow, SessionRow, TraceRow
+from .schema import HeadRow, ParentRow, RecordRow, SessionRow, TraceRow
 
 Place = tuple[str, str, str, str]
 
@@ -183,7 +183,7 @@ class Merge(Sink):
         tail.flush()
 
     def _append(self, rows: Sequence[Values]) -> None:
-        erased = self._erased([row["id"] for row in rows])
+        erased = derived.forgotten(self._session, [row["id"] for row in rows])
         self._gone |= erased
         self.forgotten += len(erased)
         records = []
@@ -206,13 +206,6 @@ class Merge(Sink):
             supersedes=None if old in self._gone else old,
             parents=tuple(each for each in row["parents"] if each not in self._gone),
         )
-
-    def _erased(self, ids: Collection[str]) -> set[str]:
-        """Those that were forgotten here and are not back."""
-        erased = select(EventRow.subject).where(EventRow.kind == "erase")
-        found = set(self._session.scalars(erased.where(EventRow.subject.in_(ids))))
-        there = select(RecordRow.id).where(RecordRow.id.in_(found))
-        return found - set(self._session.scalars(there))
 
     def _pin(self, seq: int | None) -> None:
         """Note for the forks that lie before position `seq` of the export which record they read

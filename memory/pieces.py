@@ -24,11 +24,19 @@ class Piece:
 
 NOTHING = Piece("", 0)
 
+_MARKED = "\n  > "
+"""Between the lines of what one side said."""
+
 
 def quoted(text: str) -> str:
     """What one side said, as it stands in a note: its first line, and the others marked, so that
     none of them can pass for a label of the prompt ("the user said", "you answered")."""
-    return "\n  > ".join(line for line in text.splitlines() if line.strip())
+    return _MARKED.join(line for line in text.splitlines() if line.strip())
+
+
+def unquoted(text: str) -> str:
+    """A note for a person to read, without the marks of `quoted`."""
+    return text.replace(_MARKED, "\n")
 
 
 @dataclass(frozen=True, slots=True)

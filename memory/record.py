@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, NewType, get_args
@@ -21,6 +22,12 @@ Source = Literal["user", "assistant", "document", "tool"]
 
 TRUST: Mapping[Source, float] = {"user": 1.0, "assistant": 0.5, "document": 0.3, "tool": 0.2}
 """Default trust by source, in [0, 1]: what a user stated outranks what a document or tool says."""
+
+OWN_META = frozenset({"finish", "key", "made", "model", "quarantined"})
+"""Keys of `meta` under which this software keeps words of its own; all others are of whoever told
+the record: titles, names of files and speakers, what another system kept beside a memory."""
+
+_ULID = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 MAX_TEXT_BYTES = 16 * 1024 * 1024
 
@@ -140,6 +147,34 @@ class Record:
     def current(self) -> bool:
         """Whether nothing has superseded it."""
         return self.valid_to is None
+
+
+def next_id(id: RecordId) -> RecordId:
+    """The id of what takes a record's place, if nothing but the record says what that is: of the
+    same time, with 80 bits of the SHA-256 of its id. Whoever asks again finds it by that."""
+    stamp = ULID.from_str(id).bytes[:6] if _ULID.fullmatch(id) else bytes(6)
+    return RecordId(str(ULID(stamp + hashlib.sha256(id.encode()).digest()[:10])))
+
+
+def vouched(record: Record, source: Source) -> Record:
+    """The version of a record that is trusted as `source` is, and supersedes it."""
+    meta = {key: value for key, value in record.meta.items() if key != "quarantined"}
+    return replace(
+        record, id=next_id(record.id), source=source, trust=None, supersedes=record.id, meta=meta
+    )
+
+
+def told_beside(meta: Mapping[str, Any]) -> Iterator[str]:
+    """What a record's `meta` says of anybody: its strings, however deep, but for our own words."""
+    yield from _strings([value for key, value in meta.items() if key not in OWN_META])
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(each)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from sqlalchemy import insert, or_, select
 from ..errors import RecordNotFound
 from .chain import canonical
 from .database import Database
-from .record import Scope, now
+from .record import Reach, Scope, now
 from .schema import TraceRow, visible
 
 
@@ -49,7 +49,7 @@ class Traces:
         with self._database.read() as session:
             found: dict[str, Any] | None = session.scalar(visible(query, scope, TraceRow))
         if found is None:
-            raise RecordNotFound(f"no trace of {id} for {scope}")
+            raise RecordNotFound(f"no trace of {id} for {Reach.of(scope)}")
         return found
 
     def last(self, scope: Scope) -> dict[str, Any] | None:

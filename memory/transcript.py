@@ -6,7 +6,7 @@ stretches together are the session's line. Knows nothing of prompts or of how tu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -32,6 +32,9 @@ class SessionInfo:
         turns: messages of the user along its line, those of its origin included.
         last: time of its newest record, or of its making.
         forked_from: the session it continues.
+        records: of its own.
+        document: the file or title it was made of, if it begins with a document and nobody has
+            said anything in it.
     """
 
     id: str
@@ -40,6 +43,8 @@ class SessionInfo:
     turns: int
     last: datetime
     forked_from: str | None
+    records: int = 0
+    document: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,11 @@ def sessions(session: Session, scope: Scope) -> list[SessionInfo]:
         own = Scope(row.tenant, row.user, row.agent, row.session)
         asked = select(func.count()).select_from(RecordRow).where(RecordRow.role == "user")
         count = session.scalar(Line.of(session, own).bind(asked))
-        last = session.scalar(visible(select(func.max(RecordRow.created)), own))
+        of_own = visible(select(func.count(), func.max(RecordRow.created)), own)
+        records, last = session.execute(of_own).one()
+        first = visible(select(RecordRow.kind, RecordRow.meta), own).order_by(RecordRow.seq)
+        begun = session.execute(first.limit(1)).one_or_none()
+        document = _named(begun.meta) or row.session if begun and begun.kind == "document" else None
         found.append(
             SessionInfo(
                 id=row.session,
@@ -129,9 +138,16 @@ def sessions(session: Session, scope: Scope) -> list[SessionInfo]:
                 turns=count or 0,
                 last=last or row.created,
                 forked_from=row.forked_from,
+                records=records,
+                document=None if count else document,
             )
         )
     return sorted(found, key=lambda info: (info.last, info.id), reverse=True)
+
+
+def _named(meta: Mapping[str, Any]) -> str | None:
+    """The file or title that a record is of."""
+    return next((str(meta[key]) for key in ("name", "title") if meta.get(key)), None)
 
 
 def require(session: Session, scope: Scope) -> SessionRow:

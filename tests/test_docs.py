@@ -37,6 +37,7 @@ def test_the_readmes_example_runs(tmp_path: Path) -> None:
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert "The wifi password is heron." in done.stdout.splitlines()[-2]
+    *_, recalled, _, residue = done.stdout.splitlines()
+    assert "The wifi password is heron." in recalled and residue == "0"
     assert "('The wifi password is tulip.', False)" in done.stdout
     assert (tmp_path / "mine" / "ledger.sqlite3").exists()

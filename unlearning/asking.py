@@ -41,12 +41,12 @@ class Request:
 
     def __post_init__(self) -> None:
         asked = [bool(self.ids), self.query is not None, self.everything, self.source is not None]
+        if self.source is None and (self.origin is not None or self.since is not None):
+            raise ConfigError("origin and since narrow a source; name the source, too: 'document'")
         if sum(asked) != 1:
             raise ConfigError(
-                "say what to forget: ids, query=, everything=True, or source=; exactly one of them"
+                "say what to forget, by exactly one of ids, a query, everything, or a source"
             )
-        if self.source is None and (self.origin is not None or self.since is not None):
-            raise ConfigError("origin= and since= narrow a source; name it with source=")
         if self.source is not None and self.source not in get_args(Source):
             raise ConfigError(f"source={self.source!r} must be one of {get_args(Source)}")
         if self.since is not None and self.since.tzinfo is None:
@@ -67,8 +67,9 @@ class Request:
 
 def asked(erasures: Erasures, request: Request) -> list[RecordId]:
     """The records that a request names. For a query, every one of them is looked at: those with
-    all of its words, as whole words, in any order and with any case and accents; scripts written
-    without spaces count pairs of characters as words.
+    all of its words, in the text or in what `meta` tells beside it, as whole words, in any order
+    and with any case and accents; scripts written without spaces count pairs of characters as
+    words.
 
     Raises:
         RecordNotFound: an id is unknown within its reach, or there is nothing to forget.

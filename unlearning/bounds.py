@@ -25,6 +25,7 @@ ALWAYS = (
     "copies made elsewhere: exports, screens, logs of a served model, backups that are not listed",
     "what is compressed or encrypted: the search reads bytes as they stand",
     "what the file system keeps of deleted files: a disk overwrites their blocks in its own time",
+    "the titles of conversations that go on, which nobody but their user gives",
     "the ids of the records and the names of tenant, user, agent and session: the ledger's chain of"
     " events and this report keep them",
 )

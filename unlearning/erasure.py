@@ -48,7 +48,8 @@ class Eraser:
         self._one = RLock()
 
     def plan(self, request: Request) -> Plan:
-        """What would go. Changes nothing, but that stores catch up with the ledger.
+        """What would go. Changes nothing, but that stores catch up with the ledger; a reader's do
+        not, so that it sees of them what their writer has brought there.
 
         Raises:
             RecordNotFound: one of the ids is unknown in the scope, or there is nothing to forget.
@@ -56,7 +57,8 @@ class Eraser:
             ConfigError: a store that holds some of it is not open.
         """
         with self._one:
-            self._follow()
+            if not self._tiers.read_only:
+                self._follow()
             found = asked(self._log, request)
             return Plan(
                 id=new_id(),
@@ -173,7 +175,7 @@ class Eraser:
     def _erase(self, note: Note) -> Note:
         """Learn by heart what to search for, then erase."""
         ids, attempt = _report(note).ids, Attempt()
-        with attempt.timed("ledger"):
+        with attempt.timed("learn"):  # the first time in a process, the encoder is loaded for it
             attempt.needles = learn(self._tiers, ids, note.reach.across_sessions())
         with self._tiers.following:  # no turn recalls what the ledger has erased already
             with attempt.timed("ledger"):

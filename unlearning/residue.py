@@ -65,7 +65,8 @@ class Needle:
 
     Args:
         of: the record it stands for, or the store that named it.
-        form: how the text was encoded; "mark" for a store's own bytes.
+        form: how the text was encoded; "meta" for what stood beside it, in any encoding; "mark"
+            for a store's own bytes.
         plain: the same in UTF-8, as a record that stays would say it.
     """
 
@@ -118,17 +119,14 @@ class Needles:
         return len(self._needles)
 
     def add(self, content: Content) -> None:
-        """Look for a record's text, for its SHA-256, by which it could be guessed, and for the salt
-        in its row. One of which no stretch is telling goes to `unsearchable`; of that the row would
-        be found, by the salt."""
-        searched, record = False, content.id
-        for stretch in _stretches(content.text):
-            for form in dict.fromkeys([stretch, " ".join(stretch.split()), stretch.casefold()]):
-                plain = form.encode()
-                for name, encode in ENCODINGS.items():
-                    searched |= self._add(encode(form), Needle(record, name, plain))
-        if not searched:
+        """Look for a record's text and what stood beside it, for its SHA-256, by which it could be
+        guessed, and for the salt in its row. A text of which no stretch is telling goes to
+        `unsearchable`; of that the row would be found, by the salt."""
+        record = content.id
+        if not self._add_text(record, content.text):
             self.unsearchable.append(record)
+        for text in content.beside:
+            self._add_text(record, text, "meta")
         self.hashes.append(content.hash)
         self._add(content.salt.encode(), Needle(record, "salt", content.salt.encode()))
         for string in (content.hash.encode(), bytes.fromhex(content.hash)):
@@ -185,6 +183,16 @@ class Needles:
         for (file, string), (offset, count) in sorted(found.hits.items()):
             needle = self._needles[string]
             yield string, Hit(file=file, of=needle.of, form=needle.form, offset=offset, count=count)
+
+    def _add_text(self, record: str, text: str, form: str | None = None) -> bool:
+        """Returns whether any stretch of it is telling."""
+        searched = False
+        for stretch in _stretches(text):
+            for part in dict.fromkeys([stretch, " ".join(stretch.split()), stretch.casefold()]):
+                plain = part.encode()
+                for name, encode in ENCODINGS.items():
+                    searched |= self._add(encode(part), Needle(record, form or name, plain))
+        return searched
 
     def _add(self, string: bytes, needle: Needle) -> bool:
         if telling(string) is None or len(needle.plain) < SHORTEST:

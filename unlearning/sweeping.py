@@ -21,6 +21,9 @@ LISTED_HITS = 100
 """Places of residue that a report names one by one."""
 
 
+BESIDE = ("mark", "meta")
+"""Forms of what is no text. A title that others have, too, is no second telling."""
+
 TWINS = 100
 """Records that say the same as a forgotten one, which are looked at before all others."""
 
@@ -94,6 +97,7 @@ def _search(tiers: Tiers, needles: Needles, backups: Collection[str]) -> Search:
     twins = ledger.saying(needles.hashes, TWINS)  # most often they account for all that is found
 
     def said() -> Iterator[str]:
+        yield from ledger.names()
         yield from ledger.said(twins)
         yield from ledger.said()
 
@@ -108,14 +112,14 @@ def _search(tiers: Tiers, needles: Needles, backups: Collection[str]) -> Search:
         if not any((home / hit.file).is_relative_to(backup) for backup in backups)
     ]
     residue = [hit for string, hit in hits if string not in standing]
-    also = {hit.of for string, hit in hits if string in standing and hit.form != "mark"}
+    texts = [hit for string, hit in hits if string in standing and hit.form not in BESIDE]
     return Search(
         files=found.files,
         bytes=found.size,
         strings=len(needles),
         residue=sum(hit.count for hit in residue),
         hits=tuple(residue[:LISTED_HITS]),
-        also_said=tuple(sorted(also)),
+        also_said=tuple(sorted({hit.of for hit in texts})),
         unsearchable=tuple(sorted(needles.unsearchable)),
         unread=tuple(found.unread),
     )

@@ -21,6 +21,7 @@ class Tiers:
 
     Args:
         following: held while a store follows the ledger.
+        read_only: another process may be writing; nothing is to be changed.
         outside: places beyond the data folder that stores keep things in, as a person knows them.
     """
 
@@ -28,6 +29,7 @@ class Tiers:
     memories: Sequence[Memory]
     home: Home
     following: AbstractContextManager[Any]
+    read_only: bool = False
     outside: Sequence[str] = ()
 
     @property

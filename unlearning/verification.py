@@ -55,7 +55,7 @@ def verify(document: Any, home: Home | None = None, ledger: Ledger | None = None
         LedgerError: the ledger or the key cannot be read.
     """
     report = Report.from_json(document)
-    checks = [_signature(report, document["report"]), _signer(report, home)]
+    checks = [_signature(report, document["report"]), _signer(report, document, home, ledger)]
     if ledger is None:
         for claim in (_IN_CHAIN, _GONE):
             checks.append(Check(claim, "not checked", "the ledger is not here"))
@@ -76,19 +76,27 @@ def _signature(report: Report, body: Any) -> Check:
     if signature is None:
         return Check(_SIGNED, "fails", "it has no signature")
     if not holds(signature.public_key, signature.value, body):
-        return Check(_SIGNED, "fails", "its signature is not of this text: one was changed")
+        return Check(_SIGNED, "fails", "report or signature was changed since: they do not fit")
     return Check(_SIGNED, "holds", f"by the key {signature.public_key}")
 
 
-def _signer(report: Report, home: Home | None) -> Check:
+def _signer(report: Report, document: Any, home: Home | None, ledger: Ledger | None) -> Check:
     if home is None or report.signature is None:
         return Check(_OURS, "not checked", "compare the key with the one you know to be theirs")
     own = public_key(home)
+    if own != report.signature.public_key and ledger is not None and _kept(document, ledger):
+        why = "another folder's key signed it, and it came here with that folder's ledger"
+        return Check(_OURS, "not checked", f"{why}; compare the key with the one you know")
     if own is None:
         return Check(_OURS, "fails", "this data folder has never signed anything")
     if own != report.signature.public_key:
         return Check(_OURS, "fails", f"this folder's key is {own}")
     return Check(_OURS, "holds", "it is the folder's key")
+
+
+def _kept(document: Any, ledger: Ledger) -> bool:
+    """Whether the ledger keeps this very report, as one has that was imported or restored."""
+    return any(note.data.get("report") == document for note in ledger.erasures.every("done"))
 
 
 def _chain(report: Report, ledger: Ledger) -> Check:
@@ -117,7 +125,7 @@ def _gone(report: Report, ledger: Ledger) -> Check:
         return Check(_GONE, "fails", f"{len(back)} are in the ledger again: {', '.join(back[:5])}")
     if held:
         return Check(_GONE, "fails", f"store {', '.join(sorted(held))} holds some of them")
-    return Check(_GONE, "holds", f"{len(report.ids)} ids looked up in the ledger and its lineage")
+    return Check(_GONE, "holds", f"looked up in ledger and lineage: {len(report.ids):,}")
 
 
 def _residue(report: Report) -> Check:
@@ -126,5 +134,5 @@ def _residue(report: Report) -> Check:
         return Check(_CLEAN, "not checked", "the report says that no search could be made")
     read = f"{search.files} files of {search.bytes:,} bytes were searched then"
     if search.residue:
-        return Check(_CLEAN, "fails", f"{search.residue} places were found when {read}")
+        return Check(_CLEAN, "fails", f"places where it was found when {read}: {search.residue}")
     return Check(_CLEAN, "holds", f"the report says so; {read}")

@@ -32,7 +32,7 @@ def draw(tables: Sequence[Table], path: Path, *, title: str) -> None:
     for table in tables:
         if table.plot:
             height = 1.0 + INCHES_PER_BAR * len(table.rows) * len(table.plot)
-            drawn.append((height, partial(_bars, table=table)))
+            drawn.append((height, partial(bars, table=table)))
         if table.curve:
             drawn.append((INCHES_OF_LINES, partial(_lines, table=table)))
     if not drawn:
@@ -42,12 +42,13 @@ def draw(tables: Sequence[Table], path: Path, *, title: str) -> None:
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     panels = figure.subplots(len(drawn), 1, squeeze=False, height_ratios=heights)
-    for axes, (_, panel) in zip(panels[:, 0], drawn, strict=True):
-        panel(axes)
+    for axes, (_, fill) in zip(panels[:, 0], drawn, strict=True):
+        fill(axes)
     figure.savefig(path, dpi=120)
 
 
-def _bars(axes: Axes, table: Table) -> None:
+def bars(axes: Axes, table: Table) -> None:
+    """Bars for each row of a table, one for each of its columns to plot."""
     systems = [str(row[table.first]) for row in table.rows]
     thickness = 0.8 / len(table.plot)
     for nth, column in enumerate(table.plot):
@@ -59,6 +60,8 @@ def _bars(axes: Axes, table: Table) -> None:
     middle = 0.4 - thickness / 2
     axes.set_yticks([at + middle for at in range(len(systems))], systems, fontsize=8)
     axes.invert_yaxis()
+    axes.set_xlabel(", ".join(table.plot), fontsize=8)
+    axes.set_ylabel(table.first, fontsize=8)
     axes.set_title(table.title, fontsize=9, loc="left")
     axes.legend(fontsize=7, loc="best")
     axes.grid(axis="x", alpha=0.3)

@@ -112,7 +112,8 @@ class Hit:
 
     Args:
         score: the probability that it bears on the query, in [0, 1].
-        signals: signal -> its share of the score: how much it adds to the log odds.
+        signals: signal -> its share of the score: how much it adds to the log odds; with "bias",
+            what these are where nothing speaks for an entry.
         cosine: of the query's and the entry's vectors.
     """
 

@@ -50,5 +50,7 @@ def either(probabilities: Sequence[float]) -> float:
 
 
 def shares_of(row: NDArray[np.float64]) -> dict[str, float]:
-    """Signal -> its share, without those that say nothing."""
-    return {name: round(float(x), 3) for name, x in zip(SIGNALS, row, strict=True) if x}
+    """Signal -> its share, without those that say nothing, and the bias, which every candidate has:
+    together they are the log odds."""
+    shares = {name: round(float(x), 3) for name, x in zip(SIGNALS, row, strict=True) if x}
+    return {"bias": BIAS} | shares

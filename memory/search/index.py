@@ -16,7 +16,7 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from ...errors import ConfigError, StoreError
-from ..database import Database, Purpose
+from ..database import MEND, Database, Purpose
 from ..journal import chunks
 from ..record import Scope, clean_text, now
 from ..vectors import CachedEmbedder, Embedder
@@ -35,10 +35,6 @@ DEPTH = 100
 
 _BATCH = 256
 """Entries embedded and written at once."""
-
-
-REBUILD = "`palimpsest doctor --fix` builds the store anew from the ledger"
-"""How a damaged store is mended."""
 
 
 class HybridIndex:
@@ -82,7 +78,7 @@ class HybridIndex:
     def alone(cls, where: Path | str, embedder: Embedder, **options: Any) -> Iterator[Self]:
         """An index in a database of its own: a file, or a server by URL."""
         tables = Tables()
-        purpose = Purpose("index", StoreError, REBUILD, tables.create)
+        purpose = Purpose("index", StoreError, MEND, tables.create)
         with (
             closing(Database(where, purpose)) as database,
             closing(cls(database, tables, embedder, **options)) as index,

@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 
 from ...errors import StoreError
+from ..database import MEND
 from ..schema import Position
 
 FORMAT = 1
@@ -147,7 +148,7 @@ class Tables:
             if found != str(FORMAT):
                 raise StoreError(
                     f"the index in {where} has format {found} and this version reads {FORMAT};"
-                    " `palimpsest doctor --fix` builds it anew from the ledger"
+                    f" {MEND}"
                 )
             return
         self.metadata.create_all(connection)

@@ -35,7 +35,7 @@ class Placed:
 
     Args:
         raw, summary: the forms it can take; an item that was never long has no summary.
-        reason: "fits", "judged", "shrunk", "least similar" or "cut".
+        reason: "fits", "judged", "shrunk", "least similar", "cut", or "gate": it stayed shut.
     """
 
     candidate: Candidate

@@ -19,12 +19,12 @@ from sqlalchemy.orm import Session
 from ...errors import StoreError
 from ...llm.places import Place, Prompt
 from ..base import Artefact, Capabilities, Cue, Erasure, Memory, StoreContext
-from ..database import Database, Purpose
+from ..database import MEND, Database, Purpose
 from ..journal import chunks
-from ..pieces import Ruler
+from ..pieces import NOTHING, Ruler
 from ..record import Record, RecordId, Turn
 from ..search.base import Hit
-from ..search.index import REBUILD, HybridIndex
+from ..search.index import HybridIndex
 from ..search.reranking import CrossEncoderReranker
 from ..search.tables import Tables
 from . import influence
@@ -83,7 +83,7 @@ class StreamMemory(Memory):
         self._tables, self._index_tables = StreamTables(prefix), Tables(prefix)
         self._contents = Contents(self._tables)
         self._archive = Archive(self._tables, self._contents)
-        purpose = Purpose(f"store {name}", StoreError, REBUILD, self._prepare)
+        purpose = Purpose(f"store {name}", StoreError, MEND, self._prepare)
         where = context.database_url or context.folder / "stream.sqlite3"
         self._database = Database(where, purpose, read_only=context.read_only)
         with self._database.write() as session:
@@ -116,12 +116,14 @@ class StreamMemory(Memory):
         heard = influence.heard(candidates, cue.message, limits)
         gate = self._gate(cue.message, heard.candidates)
         k, floor = (lens.k, 0.0) if lens.k else (self.config.k, self.config.floor)
-        chosen = (
-            influence.chosen(heard.candidates, limits, k=k, floor=floor, least=self.config.least)
-            if gate["open"]
-            else []
+        chosen = influence.chosen(
+            heard.candidates, limits, k=k, floor=floor, least=self.config.least
         )
-        placed, rounds = self._place(cue.message, chosen, budget - flash.tokens)
+        placed, rounds = (
+            self._place(cue.message, chosen, budget - flash.tokens)
+            if gate["open"]
+            else ([Placed(each, NOTHING, None, "dropped", "gate") for each in chosen], 0)
+        )
         notes = tuple(item.note() for item in placed if item.piece.text)
         noted = [record for note in notes for record in note.records]
         return Prompt(

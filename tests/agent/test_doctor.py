@@ -13,7 +13,7 @@ import pytest
 from palimpsest import Agent, ScriptedLLM
 from palimpsest.agent.doctor import Examination
 from palimpsest.errors import ConfigError, HomeLocked, LedgerError, PalimpsestError, StoreError
-from palimpsest.memory.backups import restore
+from palimpsest.memory.backups import Undone, restore
 from palimpsest.memory.hashing import HashingEmbedder
 from palimpsest.memory.home import Home
 from palimpsest.memory.record import Record, Scope
@@ -74,6 +74,48 @@ def test_a_folder_that_is_not_there_is_not_made_to_look_at_it(tmp_path: Path) ->
     seen = examine(tmp_path / "none")
     assert seen.healthy and found(seen, "ledger") == [("note", "there is none yet")]
     assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_where_nothing_was_kept_is_not_begun_by_mending_it(tmp_path: Path) -> None:
+    assert examine(tmp_path / "none", fix=True).healthy
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "bare").mkdir()
+    assert examine(tmp_path / "bare", fix=True).healthy
+    assert not list((tmp_path / "bare").iterdir())
+
+
+def test_a_ledger_that_is_gone_is_ill_and_none_is_begun_beside_what_is_left(
+    home: Path, tmp_path: Path
+) -> None:
+    with open_agent(home, read_only=True) as agent:
+        done = agent.backup(tmp_path / "b.zip")
+    for log in home.glob(f"{LEDGER}*"):
+        log.unlink()
+    for options in ({}, {"fix": True}):
+        seen = examine(home, **options)
+        [first] = [each for each in seen.findings if each.part == "ledger"]
+        assert not seen.healthy and first.state == "ill" and "backups.json" in first.what
+        assert first.remedy is not None and done.path in first.remedy
+    for read_only in (False, True):
+        with pytest.raises(LedgerError, match=r"is gone, and .*stores beside it is there"):
+            open_agent(home, read_only=read_only)
+    assert not (home / LEDGER).exists()
+    (home / "backups.json").unlink()
+    [first] = [each for each in examine(home).findings if each.part == "ledger"]
+    assert first.state == "ill" and "there is no backup on the list" in str(first.remedy)
+    Agent.restore(done.path, home=home, embedder=HashingEmbedder())
+    assert recalls(home)
+
+
+def test_a_reader_of_a_store_that_is_gone_is_told_what_makes_it(home: Path) -> None:
+    (home / STORE).unlink()
+    with pytest.raises(StoreError, match=r"it is not there; `palimpsest doctor --fix` makes"):
+        open_agent(home, read_only=True)
+    [one] = [each for each in examine(home).findings if each.part == "store scm"]
+    assert one.state == "ill" and one.what.endswith("it is not there")
+    assert one.remedy == "`palimpsest doctor --fix` makes it anew from the ledger"
+    [(state, what)] = found(examine(home, fix=True), "store scm")
+    assert state == "mended" and "doctor --fix" not in what
 
 
 def overwritten(start: int, end: int) -> Callable[[Path], None]:
@@ -201,7 +243,7 @@ def test_a_damaged_ledger_is_never_touched_and_the_way_back_is_named(
         seen = examine(home, **options)
         assert not seen.healthy
         [first, *_] = [each for each in seen.findings if each.part == "ledger"]
-        way = f"copy the data folder as it is, then `palimpsest restore {done.path} --yes`"
+        way = f"copy the data folder as it is, then `palimpsest restore {done.path}`"
         assert first.remedy == way
         assert not found(seen, "store scm")
         assert {name: (home / name).read_bytes() for name in before} == before
@@ -257,13 +299,20 @@ def test_a_restore_brings_the_stores_along_and_a_dry_run_nothing(
 
 def test_a_restore_names_the_erasures_that_it_undoes(home: Path, tmp_path: Path) -> None:
     with open_agent(home) as agent:
+        agent.forget(agent.remember("forgotten before").id)
         done = agent.backup(tmp_path / "b.zip")
+        agent.forget(agent.remember("said and forgotten after").id)
+        agent.remember("The heron is back.")
         report = agent.forget(query="heron")
+    [record] = sorted(report.ids)[:1]
+    undone = (Undone(id=report.id, user="default", records=(record,)),)
     seen, _ = Agent.restore(done.path, home=home, dry_run=True)
-    assert seen.undone == (report.id,)
+    assert len(report.ids) == 2 and seen.undone == undone
     restored, health = Agent.restore(done.path, home=home, replace=True, embedder=HashingEmbedder())
-    assert restored.undone == (report.id,) and health is not None and health.healthy
+    assert restored.undone == undone and health is not None and health.healthy
     assert recalls(home), "what was forgotten is back, as was said"
+    with open_agent(home) as agent:
+        assert agent.forget(list(restored.undone[0].records)).ids == {record}
 
 
 def test_a_killed_writers_log_is_not_lost_to_a_restore_that_dies(

@@ -79,7 +79,7 @@ def test_on_a_full_disk_nothing_acknowledged_is_lost_and_all_is_well_when_there_
 ) -> None:
     told = json.loads(script("full", tmp_path, room)[-1])
     assert told["error"] in ("LedgerError", "StoreError")
-    assert "nothing of this write was kept" in told["message"] and str(tmp_path) in told["message"]
+    assert "as it was before the write" in told["message"] and str(tmp_path) in told["message"]
     assert told.get("recalled", 0) > 0 or "recall error" in told
     assert told["said"]
     seen = Agent.doctor(home=tmp_path, embedder=HashingEmbedder())
@@ -104,10 +104,13 @@ def test_a_folder_that_one_may_not_write_to_is_a_typed_error(tmp_path: Path) -> 
     tmp_path.chmod(0o755)
     for path in [*home.rglob("*"), home]:
         path.chmod(0o555 if path.is_dir() else 0o444)
-    (write, why), (read, why_not) = (json.loads(line) for line in script("barred", home))
+    (write, why), (read, why_not), seen = map(json.loads, script("barred", home))
     assert write == read == "LedgerError"
     assert str(home) in why and "make it writable" in why
     assert str(home) in why_not and "copy the folder to where you may write" in why_not
+    ill = {part: (what, remedy) for part, state, what, remedy in seen if state == "ill"}
+    assert ill.keys() == {"lock", "ledger"} and "make it writable" in ill["lock"][0]
+    assert "copy the folder" in ill["ledger"][0] and ill["ledger"][1] is None
     home.chmod(0o755)
     for path in home.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)

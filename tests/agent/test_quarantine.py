@@ -178,7 +178,7 @@ def test_a_source_is_rolled_back_by_origin_and_time(agent: Agent, tmp_path: Path
 @pytest.mark.parametrize(
     ("asked", "rule"),
     [
-        ({"origin": "a.txt"}, "exactly one"),
+        ({"origin": "a.txt"}, "narrow a source; name the source, too"),
         ({"query": "plums", "origin": "a.txt"}, "narrow a source"),
         ({"query": "plums", "source": "tool"}, "exactly one"),
         ({"source": "rumour"}, "source='rumour'"),

@@ -96,6 +96,17 @@ def test_a_reader_sees_what_is_said_after_it_opened(tmp_path: Path) -> None:
             )
 
 
+def test_a_reader_can_see_what_would_be_forgotten(tmp_path: Path) -> None:
+    with open_agent(tmp_path) as writer:
+        record = writer.remember("The heron nests in March.")
+        with open_agent(tmp_path, read_only=True) as reader:
+            plan = reader.forget("heron", dry_run=True)
+            assert plan.ids == {record.id} and plan.stores[0].erased
+            with pytest.raises(LedgerError, match="opened to be read only"):
+                reader.forget(plan)
+        assert writer.forget(plan).ids == {record.id}
+
+
 def test_a_reader_changes_nothing_whatever_it_is_asked(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with open_agent(home) as writer:
@@ -122,12 +133,12 @@ def test_a_reader_changes_nothing_whatever_it_is_asked(tmp_path: Path) -> None:
 
 
 def test_there_is_nothing_to_read_where_nobody_wrote(tmp_path: Path) -> None:
-    with pytest.raises(LedgerError, match="there is nothing to read"):
+    with pytest.raises(LedgerError, match=r"nothing is kept in .*none yet, .* nothing to read"):
         open_agent(tmp_path / "none", read_only=True)
     assert not (tmp_path / "none").exists()
     with Agent.open(ScriptedLLM(str), home=tmp_path / "bare", memories=[]):
         pass
-    with pytest.raises(StoreError, match="there is nothing to read"):
+    with pytest.raises(StoreError, match="it is not there; `palimpsest doctor --fix`"):
         open_agent(tmp_path / "bare", read_only=True)
 
 

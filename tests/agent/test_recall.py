@@ -133,6 +133,8 @@ def test_what_cannot_narrow_is_refused(mixed: Agent) -> None:
         mixed.recall("Ana", where={"tenant": "other"})
     with pytest.raises(ConfigError, match=r"as_of=2026-05-01 00:00:00 has no time zone"):
         mixed.recall("Ana", as_of=datetime(2026, 5, 1))
+    with pytest.raises(ConfigError, match=r"role='bogus' must be one of .*'tool'"):
+        mixed.recall("Ana", where={"role": ["user", "bogus"]})
     with pytest.raises(ConfigError, match="k=0 must be at least 1"):
         mixed.recall("Ana", k=0)
 

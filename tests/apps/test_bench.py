@@ -10,15 +10,17 @@ from random import Random
 
 import pytest
 from langchain_core.messages import BaseMessage
+from matplotlib.figure import Figure
 from palimpsest.apps.bench import answering, harness, reading, recall, scm, speed
 from palimpsest.apps.bench.dialogue import (
     Dialogue,
     Probe,
     needle_dialogue,
 )
-from palimpsest.apps.bench.harness import Table, run_bench, show_table
+from palimpsest.apps.bench.harness import Row, Table, run_bench, show_table
 from palimpsest.apps.bench.material import FACTS
 from palimpsest.apps.bench.metrics import Spread
+from palimpsest.apps.bench.plot import bars
 from palimpsest.apps.bench.rankers import bm25, chance, score
 from palimpsest.apps.bench.registry import BENCHES
 from palimpsest.apps.bench.setting import Setting
@@ -159,6 +161,13 @@ def toy(setting: Setting) -> Iterator[Table]:
         published=[{"system": "theirs", "model": "big-model", "recall": 93.5}],
         source="a paper",
     )
+
+
+def test_a_plot_says_what_its_axes_are() -> None:
+    rows: list[Row] = [{"method": "ours", "seconds": 1.5}, {"method": "theirs", "seconds": 2.0}]
+    axes = Figure().subplots()
+    bars(axes, Table(title="time", rows=rows, plot=("seconds",)))
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("seconds", "method")
 
 
 class TestHarness:

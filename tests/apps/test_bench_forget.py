@@ -23,6 +23,7 @@ def test_it_times_every_step_and_counts_what_each_system_leaves(
         "palimpsest, of which others say a part, of 60",
         "palimpsest, too short to be searched for, of 60",
     ]
+    assert [row["measured"] for row in timed.rows] == [5, 1, 5]
     for row in timed.rows:
         assert isinstance(row["seconds"], Spread)
         steps = [row[step] for step in forget.STEPS]

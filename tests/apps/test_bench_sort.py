@@ -23,7 +23,11 @@ def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setting
     monkeypatch.setattr(sort, "PAIRS", 40)
     with closing(Setting(seed=0, full=False, data=None, scratch=tmp_path)) as made:
         embedder = HashingEmbedder()
-        models = {"embedder": embedder, "encode": embedder.embed, "llm": ScriptedLLM(["."])}
+        models = {
+            "embedder": embedder,
+            "encode": embedder.embed,
+            "llm": ScriptedLLM(lambda messages: "."),
+        }
         made.__dict__.update(models)
         yield made
 

@@ -36,8 +36,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def type_(home: Path) -> Type:
     """Types a command; what is printed on a page 200 columns wide."""
 
-    def type_one(*words: str, answer: str | None = None) -> Result:
-        environment = {"PALIMPSEST_HOME": str(home), "COLUMNS": "200"}
+    def type_one(*words: str, answer: str | None = None, columns: int = 200) -> Result:
+        environment = {"PALIMPSEST_HOME": str(home), "COLUMNS": str(columns)}
         return CliRunner().invoke(app, list(words), input=answer, env=environment)
 
     return type_one
@@ -71,7 +71,7 @@ def test_it_asks_before_it_erases_and_no_means_no(type_: Type, home: Path) -> No
     assert "Erase 1 record for good?" in refused.output
     assert texts(home) == {SECRET, HERON}
     page = shown(type_("forget", "vault", answer="y\n"))
-    assert "forgot 1 record, and no file holds anything of them" in page
+    assert "forgot 1 record, and no file holds anything of it" in page
     assert texts(home) == {HERON}
 
 
@@ -107,12 +107,13 @@ def test_elsewhere_only_the_signature_is_checked(type_: Type, tmp_path: Path) ->
     type_("forget", "vault", "--yes", "--report", str(file))
     page = shown(type_("verify", str(file), "--elsewhere"))
     assert page.count("not checked") == 3
+    assert page.endswith("the signature holds; the rest could not be checked")
 
 
 def test_what_is_left_makes_the_command_fail(type_: Type, home: Path) -> None:
     (home / "note.txt").write_text(SECRET, encoding="utf-8")
     page = shown(type_("forget", "vault", "--yes"), 1)
-    assert "note.txt" in page and "in files still hold something of them" in page
+    assert "note.txt" in page and "files still hold something of it, in" in page
     assert "fails no file held any of it" in shown(type_("verify"), 1)
 
 
@@ -131,6 +132,8 @@ def test_ids_words_and_everything_can_be_named(type_: Type, home: Path) -> None:
         (("forget", "pelican", "--yes"), 1, "no record with all these words for user 'default'"),
         (("forget", "vault", "--user", "bob", "--yes"), 1, "user 'bob'"),
         (("forget", "a", "--query", "b"), 2, "query"),
+        (("forget", "--since", "2026-05-01", "--yes"), 2, "name the source, too"),
+        (("forget", "vault", "--yes", "--report", "/nowhere/r.json"), 2, "nothing was forgotten"),
         (("verify", "nowhere.json"), 2, "cannot read"),
     ],
 )
@@ -146,3 +149,58 @@ def test_what_cannot_be_done_is_said_in_a_line(
 def test_a_folder_that_forgot_nothing_yet_says_so(type_: Type) -> None:
     assert shown(type_("verify")) == "nothing was forgotten yet"
     assert document(type_("verify", "--json")) == []
+
+
+def test_a_long_text_is_cut_and_leaves_room_for_why_and_which(type_: Type, home: Path) -> None:
+    with Agent.open(ScriptedLLM(lambda _: ""), home=home) as agent:
+        record = agent.remember("A vault of words. " * 50)
+    page = shown(type_("forget", "vault", "--dry-run", columns=80))
+    assert "asked for" in page and record.id in page and "2 A vault of words" in page
+    assert "…" in page and page.count("A vault of words.") == 2
+
+
+def test_where_nobody_can_answer_the_question_is_an_error_that_names_yes(
+    type_: Type, home: Path
+) -> None:
+    message = document(type_("forget", "vault", "--json"), 2)["error"]["message"]
+    assert "nobody answered" in message and "--yes" in message
+    assert texts(home) == {SECRET, HERON}
+
+
+def test_a_text_too_short_to_be_searched_for_is_not_called_gone_from_every_file(
+    type_: Type, home: Path
+) -> None:
+    with Agent.open(ScriptedLLM(lambda _: ""), home=home) as agent:
+        agent.remember("PIN 7")
+    page = shown(type_("forget", "PIN 7", "--yes"))
+    assert "it was too short or too plain to be searched for" in page
+
+
+def test_a_report_is_not_checked_by_a_folder_that_has_no_ledger(
+    type_: Type, tmp_path: Path
+) -> None:
+    file, wrong = tmp_path / "report.json", tmp_path / "typo"
+    type_("forget", "vault", "--yes", "--report", str(file))
+    done = type_("verify", str(file), "--home", str(wrong), "--json")
+    assert "keeps no ledger to check a report by" in document(done, 2)["error"]["message"]
+    assert not wrong.exists()
+    assert "the signature holds" in shown(type_("verify", str(file), "--elsewhere"))
+
+
+def test_a_report_that_cannot_be_written_any_more_is_still_named(
+    type_: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "report.json"
+    monkeypatch.setattr("palimpsest.apps.forgetting._try_to_write", lambda _: file.mkdir())
+    result = type_("forget", "vault", "--yes", "--report", str(file))
+    [verdict] = document(type_("verify", "--json"))
+    assert result.exit_code == 2 and f"`palimpsest verify {verdict['report']}`" in " ".join(
+        result.output.split()
+    )
+
+
+def test_a_hint_names_the_folder_that_was_typed_and_no_other(type_: Type, home: Path) -> None:
+    page = shown(type_("forget", "heron", "--yes"))
+    assert "`palimpsest verify 01" in page and "--home" not in page
+    page = shown(type_("forget", "vault", "--yes", "--home", str(home)))
+    assert f" --home {home}`" in page

@@ -4,6 +4,7 @@ and the commands that only read, as they are typed and read."""
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,21 +65,45 @@ def papers(tmp_path: Path) -> Path:
 
 def test_a_folder_is_ingested_and_the_receipt_shown(type_: Type, papers: Path) -> None:
     counted = shown(type_("ingest", papers, "--dry-run"))
-    assert "1 records would be added, 0 were there" in counted
+    assert "1 record would be added, 0 were there" in counted
     page = shown(type_("ingest", papers))
     assert "a.txt 1 0" in page and "skipped b.csv: .csv is none of" in page
-    assert "1 records added, 0 were there" in page
+    assert "1 record added, 0 were there" in page
     again = document(type_("ingest", papers, "--json"))
     assert (again["added"], again["known"]) == (0, 1)
     assert "owl" in shown(type_("recall", "Which owl hunts at night?"))
 
 
+def test_documents_are_listed_by_their_files_and_apart_from_conversations(
+    type_: Type, papers: Path
+) -> None:
+    type_("ingest", papers)
+    talks, documents = type_("sessions").stdout.split("\n\n")
+    assert "main" in talks and "a.txt" not in talks and "document:" not in talks
+    assert documents.split()[:4] == ["document", "records", "last", "session"]
+    assert documents.split()[4:6] == ["a.txt", "1"]
+    assert [each["document"] for each in document(type_("sessions", "--json"))] == ["a.txt", None]
+
+
+def test_what_was_forgotten_and_what_is_vouched_for_is_counted(type_: Type, papers: Path) -> None:
+    type_("ingest", papers)
+    vouched = shown(type_("ingest", papers, "--source", "user"))
+    assert "1 were trusted less, and are vouched for now" in vouched
+    type_("forget", "owl", "--yes")
+    page = shown(type_("ingest", papers))
+    assert "0 records added" in page and "1 were forgotten here and stay out; --again" in page
+    again = document(type_("ingest", papers, "--again", "--json"))
+    assert (again["added"], again["forgotten"]) == (1, 0)
+
+
 def test_a_file_that_cannot_be_read_fails_the_command(type_: Type, papers: Path) -> None:
     (papers / "c.pdf").write_bytes(b"nonsense")
     page = shown(type_("ingest", papers), 1)
-    assert "failed 'c.pdf' cannot be read as PDF" in page and "1 records added" in page
+    assert "failed 'c.pdf' cannot be read as PDF" in page and "1 record added" in page
     alone = document(type_("ingest", papers / "c.pdf", "--json"), 2)
     assert alone["error"]["type"] == "InputError"
+    nowhere = document(type_("ingest", papers / "none", "--json"), 2)
+    assert "No such file or folder" in nowhere["error"]["message"]
 
 
 def test_whom_a_file_speaks_for_must_be_known(type_: Type, papers: Path) -> None:
@@ -129,10 +154,13 @@ def test_a_backup_is_restored_after_asking(type_: Type, home: Path, tmp_path: Pa
 def test_the_doctor_fails_until_it_has_mended(type_: Type, home: Path) -> None:
     assert document(type_("doctor", "--json"))["healthy"]
     (home / "stores" / "scm" / "stream.sqlite3").write_bytes(b"torn" * 5000)
-    page = shown(type_("doctor"), 1)
-    assert "ill store scm" in page and "doctor --fix" in page
+    page = shown(type_("doctor", "--home", home), 1)
+    assert "ill store scm" in page and page.count("doctor --fix") == 1
+    assert f"`palimpsest doctor --fix --home {home}`" in page
+    assert document(type_("doctor", "--rebuild", "--json"), 2)["error"]["type"] == "ConfigError"
     assert "StoreError" in type_("recall", "willow").output
-    assert "mended store scm" in shown(type_("doctor", "--fix"))
+    mended = shown(type_("doctor", "--fix"))
+    assert "mended store scm" in mended and "doctor --fix" not in mended
     assert document(type_("doctor", "--fix", "--rebuild", "--json"))["healthy"]
     assert "heron" in shown(type_("recall", "What nests in the willow?"))
 
@@ -146,7 +174,20 @@ def test_the_chain_and_the_account_are_shown(type_: Type, home: Path) -> None:
     assert "3 records, 3 of them current" in page and "fact 1" in page and head["hash"] in page
 
 
+def test_what_a_restore_brings_back_is_forgotten_by_the_command_that_is_shown(
+    type_: Type, home: Path, tmp_path: Path
+) -> None:
+    done = document(type_("backup", tmp_path, "--json"))
+    type_("forget", "willow", "--yes")
+    page = type_("restore", done["path"], "--yes", "--home", home).stdout
+    [command] = [line for line in page.splitlines() if line.startswith("palimpsest forget")]
+    assert "willow" in shown(type_("recall", "What nests in the willow?"))
+    assert "asked for" in shown(type_(*shlex.split(command)[1:], "--yes"))
+    assert "nothing found" in shown(type_("recall", "What nests in the willow?"))
+
+
 READING = {
+    "forget --dry-run": ("forget", "heron", "--dry-run"),
     "recall": ("recall", "What nests in the willow?"),
     "sessions": ("sessions",),
     "why": ("why",),
@@ -170,5 +211,8 @@ def test_what_only_reads_works_beside_a_chat(
 def test_where_nobody_wrote_there_is_nothing_to_read(type_: Type, tmp_path: Path) -> None:
     none = tmp_path / "none"
     done = document(type_("sessions", "--home", none, "--json"), 1)
-    assert "there is nothing to read" in done["error"]["message"]
+    assert "so there is nothing to read" in done["error"]["message"]
+    assert f"`palimpsest remember --home {none}`" in done["error"]["message"]
+    assert not none.exists()
+    assert document(type_("doctor", "--fix", "--home", none, "--json"))["healthy"]
     assert not none.exists()

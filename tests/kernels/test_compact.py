@@ -124,26 +124,24 @@ def bad(what: str) -> dict[str, Any]:
     keep = torch.tensor([[0, 3, 8]], dtype=torch.int32)
     cos, sin = table(frequencies(16), torch.arange(3))
     good: dict[str, Any] = {"keys": keys, "values": values, "keep": keep}
-    return (
-        good
-        | {
-            "shape": {"keys": keys[0]},
-            "dtype": {"keys": keys.double()},
-            "values": {"values": values.half()},
-            "layout": {"keys": keys.transpose(1, 2).contiguous().transpose(1, 2)},
-            "width": {"keys": keys[..., :8].contiguous(), "values": values[..., :8].contiguous()},
-            "heads": {"keep": keep.expand(3, -1).contiguous()},
-            "too many": {"keep": torch.arange(10, dtype=torch.int32)[None]},
-            "empty": {"keep": keep[:, :0]},
-            "keep dtype": {"keep": keep.long()},
-            "no sin": {"cos": cos},
-            "table": {"cos": cos[1:], "sin": sin[1:]},
-            "table dtype": {"cos": cos.double(), "sin": sin.double()},
-            "pairing": {"pairing": "pairs"},
-            "above": {"keep": keep + 1, "check_ids": True},
-            "below": {"keep": keep - 1, "check_ids": True},
-        }[what]
-    )
+    changes: dict[str, dict[str, Any]] = {
+        "shape": {"keys": keys[0]},
+        "dtype": {"keys": keys.double()},
+        "values": {"values": values.half()},
+        "layout": {"keys": keys.transpose(1, 2).contiguous().transpose(1, 2)},
+        "width": {"keys": keys[..., :8].contiguous(), "values": values[..., :8].contiguous()},
+        "heads": {"keep": keep.expand(3, -1).contiguous()},
+        "too many": {"keep": torch.arange(10, dtype=torch.int32)[None]},
+        "empty": {"keep": keep[:, :0]},
+        "keep dtype": {"keep": keep.long()},
+        "no sin": {"cos": cos},
+        "table": {"cos": cos[1:], "sin": sin[1:]},
+        "table dtype": {"cos": cos.double(), "sin": sin.double()},
+        "pairing": {"pairing": "pairs"},
+        "above": {"keep": keep + 1, "check_ids": True},
+        "below": {"keep": keep - 1, "check_ids": True},
+    }
+    return good | changes[what]
 
 
 @pytest.mark.parametrize(

@@ -103,23 +103,21 @@ def bad(what: str) -> dict[str, Any]:
     queries, rows = unit(2, 16, 0), unit(9, 16, 1)
     small, scales = eight_bits(rows)
     good: dict[str, Any] = {"queries": queries, "rows": rows, "k": 3}
-    return (
-        good
-        | {
-            "shape": {"queries": queries[0]},
-            "width": {"queries": queries[:, :8].contiguous()},
-            "dtype": {"queries": queries.half()},
-            "bfloat16": {"queries": queries.bfloat16(), "rows": rows.bfloat16()},
-            "layout": {"rows": rows.T.contiguous().T},
-            "k of 0": {"k": 0},
-            "k beyond N": {"k": 10},
-            "no rows": {"rows": rows[:0]},
-            "no scales": {"rows": small},
-            "scales": {"scales": scales},
-            "scales shape": {"rows": small, "scales": scales[1:]},
-            "scales dtype": {"rows": small, "scales": scales.half()},
-        }[what]
-    )
+    changes: dict[str, dict[str, Any]] = {
+        "shape": {"queries": queries[0]},
+        "width": {"queries": queries[:, :8].contiguous()},
+        "dtype": {"queries": queries.half()},
+        "bfloat16": {"queries": queries.bfloat16(), "rows": rows.bfloat16()},
+        "layout": {"rows": rows.T.contiguous().T},
+        "k of 0": {"k": 0},
+        "k beyond N": {"k": 10},
+        "no rows": {"rows": rows[:0]},
+        "no scales": {"rows": small},
+        "scales": {"scales": scales},
+        "scales shape": {"rows": small, "scales": scales[1:]},
+        "scales dtype": {"rows": small, "scales": scales.half()},
+    }
+    return good | changes[what]
 
 
 @pytest.mark.parametrize(

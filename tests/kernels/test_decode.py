@@ -238,6 +238,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("change", "message"), WRONG)
 def test_what_breaks_a_rule_is_refused(change: dict[str, Any], message: str) -> None:
-    given = {"q": Q, "bank": BANK, "ids": IDS} | change
+    given: dict[str, Any] = {"q": Q, "bank": BANK, "ids": IDS} | change
     with pytest.raises(ConfigError, match=message):
         ops.gather_decode(**given)

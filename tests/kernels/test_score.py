@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,7 +56,12 @@ def naive(q: Tensor, summaries: Summaries, share: Share, reduce: Reduce) -> list
 
     groups = {"sequence": 1, "kv_head": h, "query_head": hq}[share]
     size = hq // groups
-    join = {"max": max, "mean": lambda x: math.fsum(x) / size, "softmax": math.fsum}[reduce]
+    joins: dict[str, Callable[[Sequence[float]], float]] = {
+        "max": max,
+        "mean": lambda x: math.fsum(x) / size,
+        "softmax": math.fsum,
+    }
+    join = joins[reduce]
     found = []
     for sequence in range(b):
         rows = [[score(sequence, row, block) for block in range(n)] for row in range(hq)]
@@ -177,11 +183,11 @@ def test_a_coarse_bound_misses_only_what_stands_in_rows_it_did_not_expand(
     found = run(q, summaries, 6, coarse=coarse, expand=expand)
     assert_best(found, truth.masked_fill(~within, -torch.inf))
     upper = reference.block_scores(q, coarse, "kv_head", "max", torch.float64)
-    rows = truth[0, 0].split(8)
+    rows = torch.split(truth[0, 0], 8)
     assert all(float(upper[0, 0, i]) >= float(row.max()) - 1e-9 for i, row in enumerate(rows))
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its base has no types
     """The most float32 elements that any one operation gave."""
 
     elements = 0
@@ -199,7 +205,7 @@ def test_summaries_are_never_all_in_float32_at_once(coarse: bool) -> None:
     q = random_query(1, 4, 64, torch.float16)
     summaries = random_summaries(1, 4096, 2, 64, dtype=torch.float16)
     more: dict[str, Any] = {"coarse": coarser(summaries, 4), "expand": 600} if coarse else {}
-    with Largest() as largest:
+    with Largest() as largest:  # type: ignore[no-untyped-call]
         run(q, summaries, 8, step=64, share="query_head", **more)
     heads = 4 if coarse else 2
     assert 64 * 64 <= largest.elements <= heads * 64 * 64
@@ -231,32 +237,30 @@ def bad(what: str) -> dict[str, Any]:
     q, summaries = random_query(1, 4, 32, torch.float32), random_summaries(1, 20, 2, 32)
     good: dict[str, Any] = {"q": q, "summaries": summaries, "k": 4}
     coarse = coarser(summaries, 4)
-    return (
-        good
-        | {
-            "q shape": {"q": q[0]},
-            "q dtype": {"q": q.half()},
-            "q float64": {"q": q.double()},
-            "q layout": {"q": q.transpose(1, 2).contiguous().transpose(1, 2)},
-            "q width": {"q": q[..., :16].contiguous()},
-            "q heads": {"q": q[:, :3].contiguous()},
-            "batch": {"summaries": random_summaries(3, 20, 2, 32)},
-            "k of 0": {"k": 0},
-            "k beyond N": {"k": 21},
-            "share": {"share": "head"},
-            "reduce": {"reduce": "min"},
-            "range dtype": {"candidates": ranges((0, 4)).long()},
-            "range shape": {"candidates": ranges((0, 4), (0, 4))},
-            "coarse rows": {"coarse": replace(coarse, span=5)},
-            "coarse span": {"coarse": replace(coarse, span=1)},
-            "coarse dtype": {"coarse": Summaries(coarse.data.half(), span=4)},
-            "coarse softmax": {"coarse": coarse, "expand": 3, "reduce": "softmax"},
-            "expand of 0": {"coarse": coarse, "expand": 0},
-            "expand beyond": {"coarse": coarse, "expand": 6},
-            "expand too few": {"coarse": coarse, "expand": 1, "k": 5},
-            "backend": {"backend": "cuda"},
-        }[what]
-    )
+    changes: dict[str, dict[str, Any]] = {
+        "q shape": {"q": q[0]},
+        "q dtype": {"q": q.half()},
+        "q float64": {"q": q.double()},
+        "q layout": {"q": q.transpose(1, 2).contiguous().transpose(1, 2)},
+        "q width": {"q": q[..., :16].contiguous()},
+        "q heads": {"q": q[:, :3].contiguous()},
+        "batch": {"summaries": random_summaries(3, 20, 2, 32)},
+        "k of 0": {"k": 0},
+        "k beyond N": {"k": 21},
+        "share": {"share": "head"},
+        "reduce": {"reduce": "min"},
+        "range dtype": {"candidates": ranges((0, 4)).long()},
+        "range shape": {"candidates": ranges((0, 4), (0, 4))},
+        "coarse rows": {"coarse": replace(coarse, span=5)},
+        "coarse span": {"coarse": replace(coarse, span=1)},
+        "coarse dtype": {"coarse": Summaries(coarse.data.half(), span=4)},
+        "coarse softmax": {"coarse": coarse, "expand": 3, "reduce": "softmax"},
+        "expand of 0": {"coarse": coarse, "expand": 0},
+        "expand beyond": {"coarse": coarse, "expand": 6},
+        "expand too few": {"coarse": coarse, "expand": 1, "k": 5},
+        "backend": {"backend": "cuda"},
+    }
+    return good | changes[what]
 
 
 @pytest.mark.parametrize(

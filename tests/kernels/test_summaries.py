@@ -25,12 +25,13 @@ def test_bounds_are_above_the_score_of_every_valid_key(
     seed: int, dtype: torch.dtype, valid: int
 ) -> None:
     bank = random_bank(3, 2, 16, 16, dtype, seed=seed)
-    bank = replace(bank, lengths=torch.tensor([valid, 16, 1], dtype=torch.int32))
+    lengths = torch.tensor([valid, 16, 1], dtype=torch.int32)
+    bank = replace(bank, lengths=lengths)
     q = random_query(1, 4, 16, dtype, seed=seed + 1)
     bound = reference.block_scores(q, summarise(bank, "bounds"), "query_head", "max", torch.float64)
     keys = bank.keys.double().repeat_interleave(2, dim=1)
     scores = torch.einsum("hd,nhpd->hnp", q[0].double(), keys)
-    beyond = torch.arange(16) >= bank.lengths[:, None]
+    beyond = torch.arange(16) >= lengths[:, None]
     assert (bound[0, :, :, None] >= scores.masked_fill(beyond, -torch.inf) - 1e-9).all()
 
 

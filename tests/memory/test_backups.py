@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from palimpsest.errors import ChainBroken, ConfigError, InputError, LedgerError
 from palimpsest.memory.backup_file import LEDGER, checked
-from palimpsest.memory.backups import back_up, listed, outlook, restore
+from palimpsest.memory.backups import Undone, back_up, listed, outlook, restore
 from palimpsest.memory.erasures import Note
 from palimpsest.memory.home import Home
 from palimpsest.memory.ledger import Ledger
@@ -166,7 +166,7 @@ def test_what_was_forgotten_after_the_backup_is_named(home: Home, tmp_path: Path
         erased = ledger.erasures.erase(note, [record.id])
         ledger.erasures.note(replace(erased, state="done"))
     found = outlook(home, checked(tmp_path / "b.zip"))
-    assert found.undone == (note.id,)
+    assert found.undone == (Undone(id=note.id, user=SCOPE.user, records=(record.id,)),)
 
 
 def test_a_damaged_ledger_can_be_replaced_when_that_is_said(home: Home, tmp_path: Path) -> None:

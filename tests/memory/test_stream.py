@@ -304,6 +304,7 @@ def test_the_relevance_gate_opens_for_what_was_said_and_shuts_for_what_was_not(
     assert opened.explain["gate"]["open"] and opened.notes
     assert not shut.explain["gate"]["open"] and shut.notes == ()
     assert shut.explain["gate"]["value"] < shut.explain["gate"]["threshold"]
+    assert {each["reason"] for each in shut.explain["candidates"]} == {"gate"}
 
 
 def test_a_single_item_can_be_told_from_chance(open_stream: Open) -> None:

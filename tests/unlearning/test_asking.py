@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -60,6 +62,27 @@ def test_a_query_names_what_has_all_of_its_words_as_whole_words(
             named(ledger, query=query)
     else:
         assert named(ledger, query=query) == found
+
+
+def test_a_query_finds_what_is_told_beside_a_text_and_none_of_our_own_words(
+    tmp_path: Path,
+) -> None:
+    beside: dict[str, dict[str, Any]] = {
+        "name": {"name": "zoe_letters.txt", "title": "Letters"},
+        "deep": {"metadata": {"zoë": 1, "friends": ["Max", {"also": "Zoë"}]}},
+        "both": {"speaker": "Zoë", "start": 3},
+        "keys": {"metadata": {"zoe": "Max"}},
+        "ours": dict.fromkeys(("finish", "model", "made", "key", "quarantined"), "zoe"),
+    }
+    with Ledger.open(tmp_path / "ledger.sqlite3") as made:
+        made.append(
+            Record(id=RecordId(id), text="We went climbing.", scope=ANNA, meta=meta)
+            for id, meta in beside.items()
+        )
+        assert named(made, query="Zoe") == ["name", "deep", "both"]
+        assert named(made, query="climbing letters ZOË") == ["name"]
+        with pytest.raises(RecordNotFound):
+            named(made, query="finish")
 
 
 def test_a_session_narrows_it_and_all_users_widens_it_within_the_tenant(ledger: Ledger) -> None:

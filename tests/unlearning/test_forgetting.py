@@ -251,6 +251,57 @@ def test_a_fork_keeps_what_it_reads_of_a_conversation_that_was_forgotten_in_part
     assert agent.sessions() == [], "nothing is left that either of them could show"
 
 
+TITLE = 'A "quoted" title: Wilhelmina and the bees'
+
+
+def test_a_query_leaves_nothing_of_what_stood_beside_texts(
+    open_agent: OpenAgent, home: Path
+) -> None:
+    agent = open_agent()
+    scope = replace(agent.scope, session="mem0")
+    metas: tuple[dict[str, Any], ...] = (
+        {"user_id": "wilhelmina"},
+        {"metadata": {"of": ["Wilhelmina B."]}},
+        {"title": TITLE},
+    )
+    records = [
+        Record(text=f"Likes bouldering, {n}.", scope=scope, source="document", meta=meta)
+        for n, meta in enumerate(metas)
+    ]
+    agent.append(records)
+    agent.remember(HERON)
+    report = agent.forget("Wilhelmina")
+    assert report.ids == {record.id for record in records}
+    assert report.residue == 0
+    agent.close()
+    for file in filter(Path.is_file, home.rglob("*")):
+        assert b"wilhelmina" not in file.read_bytes().lower(), file
+
+
+def test_what_stood_beside_a_text_and_beside_one_that_stays_is_no_residue(
+    open_agent: OpenAgent,
+) -> None:
+    agent = open_agent(user="wilhelmina-and-sons")
+    meta = {"title": TITLE, "name": "bees.txt", "user_id": "wilhelmina-and-sons"}
+    scope = replace(agent.scope, session="s")
+    records = [Record(text=text, scope=scope, meta=meta) for text in (HERON, SISTER)]
+    agent.append(records)
+    for record in records:
+        report = agent.forget(record.id)
+        assert report.residue == 0 and report.search is not None
+        assert report.search.also_said == (), "a title is no second telling"
+
+
+def test_what_is_left_of_a_title_is_residue(open_agent: OpenAgent, home: Path) -> None:
+    agent = open_agent()
+    scope = replace(agent.scope, session="s")
+    agent.append([Record(text=HERON, scope=scope, meta={"title": TITLE})])
+    (home / "note.txt").write_text(TITLE)
+    report = agent.forget("heron")
+    assert report.search is not None
+    assert {(hit.file, hit.form) for hit in report.search.hits} == {("note.txt", "meta")}
+
+
 def test_one_users_forgetting_never_touches_another(open_agent: OpenAgent, home: Path) -> None:
     agent = open_agent()
     agent.remember(SECRET, user="anna")

@@ -116,6 +116,16 @@ def test_the_fingerprint_of_a_text_is_found(tmp_path: Path) -> None:
     assert told(made.search(tmp_path), made) == {(file, "record") for file in files}
 
 
+def test_what_stood_beside_a_text_is_found_in_every_form(tmp_path: Path) -> None:
+    made = Needles()
+    made.add(Content(RecordId("record"), "short", content_hash("short"), SALT, (TEXT, "too short")))
+    assert made.unsearchable == ["record"]
+    for form, encode in FORMS.items():
+        (tmp_path / "file").write_bytes(encode(TEXT))
+        hits = [hit for _, hit in made.hits(made.search(tmp_path))]
+        assert {(hit.of, hit.form) for hit in hits} == {("record", "meta")}, form
+
+
 def test_the_name_of_a_file_is_read_like_its_content(tmp_path: Path) -> None:
     (tmp_path / "My sister keeps bees in Porto.txt").write_text("nothing here")
     made = needles("My sister keeps bees in Porto")

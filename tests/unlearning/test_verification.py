@@ -65,6 +65,24 @@ def test_elsewhere_only_its_signature_can_be_checked_and_that_is_said(folder: Fo
     assert verdict.holds
 
 
+def test_a_report_that_came_with_another_folders_ledger_is_not_ours_to_vouch_for(
+    folder: Folder, tmp_path: Path
+) -> None:
+    with Agent.open(ScriptedLLM(str), home=folder.home.root, read_only=True, memories=[]) as agent:
+        agent.export_to(tmp_path / "all.jsonl")
+    with Agent.open(ScriptedLLM(str), home=tmp_path / "other", memories=[]) as agent:
+        agent.import_from(tmp_path / "all.jsonl")
+        for signs in (False, True):
+            verdict = verify(folder.document, agent.home, agent.ledger)
+            assert states(verdict) == ["holds", "not checked", *["holds"] * 3], signs
+            public, value = signing.sign(Home(tmp_path / "forger"), folder.document["report"])
+            forged = {**folder.document, "signature": {"public_key": public, "value": value}}
+            assert failing(verify(forged, agent.home, agent.ledger)) == [
+                "this data folder signed it"
+            ]
+            agent.forget(agent.remember("something of this folder's own").id)
+
+
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Paths to all single values of a document."""
     if isinstance(value, dict | list):
