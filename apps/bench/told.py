@@ -32,7 +32,7 @@ def ranking(agent: Agent) -> Ranker:
     """What an agent recalls, as the turns it came from."""
 
     def rank(question: str, k: int) -> Sequence[str]:
-        notes = agent.recall(question, session=SESSION).notes
+        notes = agent.recall(question, session=SESSION, k=k).notes  # all k, however unlikely
         ids = [RecordId(id) for note in notes for id in note.records]
         found = agent.ledger.find(ids, agent.scope)
         return list(dict.fromkeys(str(record.meta["turn"]) for record in found))[:k]
