@@ -31,6 +31,7 @@ PRAGMAS: dict[str, Any] = {
     "synchronous": "FULL",  # a commit is on the disk when it returns
     "secure_delete": "ON",  # deleted content is overwritten with zeros
     "foreign_keys": "ON",
+    "cache_size": -32768,  # KiB; of pages, for each connection
 }
 
 DAMAGED = ("SQLITE_NOTADB", "SQLITE_CORRUPT")

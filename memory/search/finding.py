@@ -82,7 +82,7 @@ class Finder:
         if self._mirror:
             keys = set(self._mirror.nearest(session, seen, owner.number, encoding.vector, depth))
         else:
-            among = rows.keys(session, visible) if visible else None
+            among = rows.keys(session, owner.number, visible) if visible else None
             keys = set(shelf.nearest(encoding.vector, depth, among))
         lexicon, number = self._table.lexicon, owner.number
         keys.update(lexicon.match(session, question.stems, number, depth, visible))

@@ -27,6 +27,10 @@ from sqlalchemy.orm import Session
 from ..database import insert_into
 from .tables import Tables
 
+MOST_READ = 20_000
+"""Entries that a search by words reads. Common words cost most of its time, and hardly change which
+entries are the best: they are left to the score."""
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -91,7 +95,8 @@ class Lexicon:
         Args:
             visible: conditions on the entries.
         """
-        if not asked:
+        telling = self._rarest(session, asked, owner)
+        if not telling:
             return []
         e, lexicon = self.tables.entries, self.tables.lexicon
         dialect = _dialect(session)
@@ -101,7 +106,7 @@ class Lexicon:
         if visible:
             query = query.join_from(found, e, e.c.key == key).where(*visible)
         query = query.order_by(text(_BEST[dialect].format(lexicon))).limit(limit)
-        words = _lexemes(owner, asked).split()
+        words = _lexemes(owner, telling).split()
         joined = " OR ".join(f'"{word}"' for word in words)
         if dialect == "postgresql":
             joined = " | ".join(f"'{word}'" for word in words)
@@ -128,6 +133,20 @@ class Lexicon:
             times={(episode, stem): n for episode, stem, n in session.execute(times).all()},
             lengths=_pairs(session.execute(lengths).all()),
         )
+
+    def _rarest(self, session: Session, asked: Sequence[int], owner: int) -> list[int]:
+        """Those of the asked stems that stand in the fewest entries, together in no more than
+        MOST_READ; the rarest in any case."""
+        terms = self.tables.terms.c
+        query = select(terms.stem, terms.entries).where(terms.owner == owner, terms.stem.in_(asked))
+        kept: list[int] = []
+        read = 0
+        for stem, entries in session.execute(query.order_by(terms.entries, terms.stem)).all():
+            read += entries
+            if kept and read > MOST_READ:
+                break
+            kept.append(stem)
+        return kept
 
     def _run(self, session: Session, statements: Mapping[str, str], said: Sequence[Said]) -> None:
         statement = text(statements[_dialect(session)].format(self.tables.lexicon))

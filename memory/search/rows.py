@@ -75,7 +75,7 @@ class Rows:
     def visible(self, seen: Filter, owner: int) -> list[ColumnElement[bool]]:
         """What a filter lets through, as conditions on the entries."""
         e = self.tables.entries
-        terms: list[ColumnElement[bool]] = [e.c.owner == owner]
+        terms: list[ColumnElement[bool]] = [self._of(owner)]
         if seen.session is not None:
             terms.append(e.c.session == seen.session)
         if seen.since is not None:
@@ -87,9 +87,12 @@ class Rows:
             terms.append(column.in_(allowed))
         return terms
 
-    def keys(self, session: Session, visible: Sequence[ColumnElement[bool]]) -> NDArray[np.int64]:
-        """Keys of all entries that the conditions let through, in order."""
-        query = select(self.tables.entries.c.key).where(*visible)
+    def keys(
+        self, session: Session, owner: int, visible: Sequence[ColumnElement[bool]]
+    ) -> NDArray[np.int64]:
+        """Keys of all of the owner's entries that the conditions let through, in order."""
+        e = self.tables.entries
+        query = select(e.c.key).where(e.c.owner == owner, *visible)
         return np.sort(np.fromiter(session.scalars(query), dtype=np.int64))
 
     def among(
@@ -115,7 +118,7 @@ class Rows:
     def sessions(self, session: Session, seen: Filter, keys: Collection[int]) -> dict[int, str]:
         """Key -> session, of those of the owner's entries that have one."""
         e, o = self.tables.entries, self.tables.owners
-        query = select(e.c.key, e.c.session).join(o, o.c.number == e.c.owner)
+        query = select(e.c.key, e.c.session).join(o, self._of(o.c.number))
         query = query.where(o.c.name == seen.owner, e.c.session.is_not(None))
         found: dict[int, str] = {}
         for part in chunks(keys):
@@ -173,8 +176,15 @@ class Rows:
             *(e.c.key, e.c.id, e.c.episode, e.c.created, e.c.speaker, e.c.role, e.c.asks),
             *(e.c.stems, v.c.vector, v.c.tokens, before, after),
         )
-        mine = (e.c.owner == bindparam("owner"), e.c.key.in_(bindparam("keys", expanding=True)))
+        mine = (self._of(bindparam("owner")), e.c.key.in_(bindparam("keys", expanding=True)))
         return query.join(v, v.c.key == e.c.key).where(*mine)
+
+    def _of(self, owner: Any) -> ColumnElement[bool]:
+        """That an entry is of this owner: a check, and no way to find it. SQLite, which keeps no
+        counts of what is in a table, would take the index of owners for a better way than the keys
+        that it is given, and read all of the owner's entries."""
+        checked: ColumnElement[bool] = self.tables.entries.c.owner + 0 == owner
+        return checked
 
     def _neighbour(self, *, after: bool) -> Label[Any]:
         e = self.tables.entries

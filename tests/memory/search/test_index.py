@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from palimpsest.errors import ConfigError, InputError, StoreError
 from palimpsest.memory.hashing import HashingEmbedder
 from palimpsest.memory.record import Scope
+from palimpsest.memory.search import lexicon
 from palimpsest.memory.search.base import SIGNALS, Entry, Scalar
 from palimpsest.memory.search.fusion import either
 from palimpsest.memory.search.index import HybridIndex
 from palimpsest.memory.search.signals import _times
 from palimpsest.memory.vectors import CachedEmbedder, Encoding
+from palimpsest.memory.words import asked
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 MARIA = Scope(user="maria")
@@ -81,6 +83,21 @@ def test_a_session_counts_by_its_two_best_entries_and_not_by_how_many_it_has(
     (first, p), (second, q) = local.sessions("Does Ana keep bees in Porto?", MARIA, 5, at=NOON)
     assert (first, second) == ("monday", "tuesday") and 1 > p > q > 0
     assert either([0.2, 0.5, 0.1, 0.1]) == pytest.approx(1 - 0.8 * 0.5)
+
+
+def test_common_words_are_left_to_the_score_where_many_entries_say_them(
+    local: HybridIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lexicon, "MOST_READ", 5)
+    common = [entry(f"c{n}", f"the train number {n} was late") for n in range(30)]
+    local.add([*common, entry("rare", "a late pelican"), entry("too", "another pelican, late")])
+    query = "Which pelican was late on the train?"
+    with local._database.read() as session:
+        owner = local._table.rows.owner(session, common[0].owner)
+        assert owner is not None
+        keys = local._table.lexicon.match(session, asked(query), owner.number, 50)
+    assert len(keys) == 2, "the 30 that say nothing but common words were read, too"
+    assert found(local, query)[:2] in (["rare", "too"], ["too", "rare"])
 
 
 def test_an_index_outlives_its_process(reopen) -> None:  # type: ignore[no-untyped-def]
