@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,9 +20,6 @@ from ...memory.record import Record, Scope
 from ...memory.vectors import MAX_TOKENS, Embedder, Encoding, Vectors, unit
 from .dialogue import chronicle, read_gzip
 from .setting import Setting
-
-if TYPE_CHECKING:
-    pass
 
 SENTENCES = 4000
 TURNS_PER_SESSION = 10

@@ -10,7 +10,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from ..base import Attended, Bank, Rotation, rows_of
+from ..base import Attended, Bank, Rotation
 from ..rotary import rotate
 from .formats import dequantized
 
@@ -34,7 +34,6 @@ def run(
 ) -> Attended:
     """Arguments as `ops.gather_decode`, which has checked them; `splits` changes nothing here."""
     b, hq, d, (_, groups, s) = q.shape[0], q.shape[1], q.shape[-1], ids.shape
-    rows_of(groups, hq, bank.heads)
     streams = max(groups, bank.heads)
     work = _Work(
         q.view(b * streams, hq // streams, -1, d),

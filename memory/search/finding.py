@@ -85,7 +85,8 @@ class Finder:
             among = rows.keys(session, owner.number, visible) if visible else None
             keys = set(shelf.nearest(encoding.vector, depth, among))
         lexicon, number = self._table.lexicon, owner.number
-        keys.update(lexicon.match(session, question.stems, number, depth, visible))
+        having = lexicon.having(session, number, question.stems)
+        keys.update(lexicon.match(session, having, number, depth, visible))
         evidence = Evidence(question, encoding, owner, self._elsewhere)
         evidence.take(shelf.beside)
         evidence.take(shelf.background)
@@ -99,7 +100,7 @@ class Finder:
             known = evidence.rows.keys()
             evidence.take(rows.rows(session, number, _missing(shown, known), beside=False))
             episodes = {row.episode for row in shown if row.episode is not None}
-            counts = lexicon.counts(session, number, question.stems, episodes)
+            counts = lexicon.counts(session, number, having, episodes)
             at = [row.key for row in shown]
             values, cosines = evidence.signals(at, list(shelf.background), counts)
             return Signals(at, [row.id for row in shown], values, cosines)

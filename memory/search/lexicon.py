@@ -82,20 +82,27 @@ class Lexicon:
         if statement := _PURGE[_dialect(session)]:
             session.execute(text(statement.format(self.tables.lexicon)))
 
+    def having(self, session: Session, owner: int, asked: Sequence[int]) -> dict[int, int]:
+        """Of the asked stems those that the owner's entries have, each with how many have it."""
+        terms = self.tables.terms.c
+        query = select(terms.stem, terms.entries).where(terms.owner == owner, terms.stem.in_(asked))
+        return _pairs(session.execute(query).all())
+
     def match(
         self,
         session: Session,
-        asked: Sequence[int],
+        having: Mapping[int, int],
         owner: int,
         limit: int,
         visible: Sequence[ColumnElement[bool]] = (),
     ) -> list[int]:
-        """Keys of entries that have the most telling of the asked stems, the best `limit`.
+        """Keys of entries that have the rarest of the asked stems, the best `limit`.
 
         Args:
+            having: as the method of this name gives them.
             visible: conditions on the entries.
         """
-        telling = self._rarest(session, asked, owner)
+        telling = _rarest(having)
         if not telling:
             return []
         e, lexicon = self.tables.entries, self.tables.lexicon
@@ -113,40 +120,23 @@ class Lexicon:
         return list(session.scalars(query, {"words": joined}).all())
 
     def counts(
-        self, session: Session, owner: int, asked: Sequence[int], episodes: Collection[int]
+        self, session: Session, owner: int, having: Mapping[int, int], episodes: Collection[int]
     ) -> Counts:
         """What BM25 needs for these stems and these episodes."""
         t, here = self.tables, list(episodes)
-        terms = select(t.terms.c.stem, t.terms.c.entries).where(
-            t.terms.c.owner == owner, t.terms.c.stem.in_(asked)
-        )
         times = select(t.mentions.c.episode, t.mentions.c.stem, t.mentions.c.times).where(
             t.mentions.c.owner == owner,
-            t.mentions.c.stem.in_(asked),
+            t.mentions.c.stem.in_(list(having)),
             t.mentions.c.episode.in_(here),
         )
         lengths = select(t.episodes.c.number, t.episodes.c.stems).where(
             t.episodes.c.number.in_(here)
         )
         return Counts(
-            entries_of=_pairs(session.execute(terms).all()),
+            entries_of=having,
             times={(episode, stem): n for episode, stem, n in session.execute(times).all()},
             lengths=_pairs(session.execute(lengths).all()),
         )
-
-    def _rarest(self, session: Session, asked: Sequence[int], owner: int) -> list[int]:
-        """Those of the asked stems that stand in the fewest entries, together in no more than
-        MOST_READ; the rarest in any case."""
-        terms = self.tables.terms.c
-        query = select(terms.stem, terms.entries).where(terms.owner == owner, terms.stem.in_(asked))
-        kept: list[int] = []
-        read = 0
-        for stem, entries in session.execute(query.order_by(terms.entries, terms.stem)).all():
-            read += entries
-            if kept and read > MOST_READ:
-                break
-            kept.append(stem)
-        return kept
 
     def _run(self, session: Session, statements: Mapping[str, str], said: Sequence[Said]) -> None:
         statement = text(statements[_dialect(session)].format(self.tables.lexicon))
@@ -216,6 +206,19 @@ _CLEAR = {
     "postgresql": "DELETE FROM {0}",
 }
 """Full text search in each database's words; only the table's name is filled in."""
+
+
+def _rarest(having: Mapping[int, int]) -> list[int]:
+    """Those of the stems that stand in the fewest entries, together in no more than MOST_READ; the
+    rarest in any case."""
+    kept: list[int] = []
+    read = 0
+    for entries, stem in sorted((entries, stem) for stem, entries in having.items()):
+        read += entries
+        if kept and read > MOST_READ:
+            break
+        kept.append(stem)
+    return kept
 
 
 def _lexemes(owner: int, stems: Iterable[int]) -> str:

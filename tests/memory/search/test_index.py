@@ -95,9 +95,23 @@ def test_common_words_are_left_to_the_score_where_many_entries_say_them(
     with local._database.read() as session:
         owner = local._table.rows.owner(session, common[0].owner)
         assert owner is not None
-        keys = local._table.lexicon.match(session, asked(query), owner.number, 50)
+        words = local._table.lexicon
+        having = words.having(session, owner.number, asked(query))
+        keys = words.match(session, having, owner.number, 50)
     assert len(keys) == 2, "the 30 that say nothing but common words were read, too"
     assert found(local, query)[:2] in (["rare", "too"], ["too", "rare"])
+
+
+def test_rows_are_looked_up_by_their_keys_and_not_among_all_of_the_owners(
+    local: HybridIndex,
+) -> None:
+    asked_for = local._table.rows._plain.params(owner=1, keys=list(range(300)))
+    with local._database.read() as session:
+        connection = session.connection()
+        text = asked_for.compile(connection, compile_kwargs={"literal_binds": True})
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}").all()
+    ways = [str(step[3]) for step in plan if str(step[3]).startswith(("SEARCH", "SCAN"))]
+    assert len(ways) == 2 and all("INTEGER PRIMARY KEY" in way for way in ways), ways
 
 
 def test_an_index_outlives_its_process(reopen) -> None:  # type: ignore[no-untyped-def]
