@@ -200,11 +200,34 @@ _REPRESENT: dict[SummaryKind, str] = {"mean": "1", "bounds": "2", "tokens": "at 
 
 class Attended(NamedTuple):
     """What a query read: out [B, Hq, D] float32, lse [B, Hq] float32 base 2, and, if asked for, the
-    probability mass of each key summed over the query heads that read it [B, HS, S, P] float32."""
+    probability mass of each key summed over the query heads that read it [B, HS, S, P] float32.
+    Of `attend`, which reads for T tokens: [B, Hq, T, D], [B, Hq, T] and [B, H, S]."""
 
     out: Tensor
     lse: Tensor
     mass: Tensor | None = None
+
+
+class Seen(NamedTuple):
+    """Which keys each query sees. Made once by `seen`, read by every layer.
+
+    Args:
+        added: [B or 1, 1, T, S], of the queries' dtype, added to the logits: 0 or -inf.
+        blind: bool [B or 1, 1, T], queries that see nothing; None if there is none.
+    """
+
+    added: Tensor
+    blind: Tensor | None = None
+
+
+def seen(visible: Tensor, dtype: torch.dtype) -> Seen:
+    """bool [B or 1, T, S], whether a query sees a key, for logits of `dtype`."""
+    added = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    blind = ~visible.any(dim=-1)
+    return Seen(
+        added.masked_fill_(~visible, float("-inf"))[:, None],
+        blind[:, None] if bool(blind.any()) else None,
+    )
 
 
 class Selected(NamedTuple):

@@ -27,6 +27,7 @@ from .base import (
     Pairing,
     Reduce,
     Rotation,
+    Seen,
     Selected,
     Share,
     Summaries,
@@ -64,6 +65,52 @@ def merge_partials(
     run = _kernel("merge", backend, o) or _merge_torch
     merged: tuple[Tensor, Tensor] = run(o, lse)
     return merged
+
+
+def attend(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    seen: Seen | None = None,
+    scale: float | None = None,
+    mass: bool = False,
+) -> Attended:
+    """Attention of T tokens to keys that lie next to each other, in torch on every device.
+
+    Args:
+        q: [B, Hq, T, D] float16, bfloat16 or float32.
+        keys, values: [B, H, S, D], alike; need not be contiguous in B and H.
+        seen: which keys each query sees; None: all of them.
+        scale: of the logits; by default 1 / sqrt(D).
+        mass: also sum up each key's probability over tokens and query heads.
+
+    Raises:
+        ConfigError: shapes, dtypes or devices do not go together.
+    """
+    b, hq, t, d = dims("q", q, "[B, Hq, T, D]")
+    _, h, s, _ = dims("keys", keys, "[B, H, S, D]")
+    for name, given in (("keys", keys), ("values", values)):
+        if tuple(given.shape) != (b, h, s, d):
+            raise ConfigError(f"{name}={tuple(given.shape)} must have shape {(b, h, s, d)}")
+        if given.dtype != q.dtype or given.device != q.device:
+            raise ConfigError(
+                f"{name} is {given.dtype} on {given.device}; it must be {q.dtype} on {q.device}"
+            )
+    rows_of(h, hq, h)
+    if seen is not None and (
+        seen.added.dim() != 4
+        or tuple(seen.added.shape[1:]) != (1, t, s)
+        or len(seen.added) not in (1, b)
+        or seen.added.dtype != q.dtype
+    ):
+        raise ConfigError(
+            f"seen.added={tuple(seen.added.shape)} of {seen.added.dtype} must be"
+            f" {(b, 1, t, s)} or {(1, 1, t, s)} of {q.dtype}"
+        )
+    scale = 1 / math.sqrt(d) if scale is None else scale
+    attended: Attended = _torch("attend")(q, keys, values, seen=seen, scale=scale, mass=mass)
+    return attended
 
 
 def gather_decode(

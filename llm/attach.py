@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from .loading import memory_errors
-from .places import Composition, Delta, Logits, Weights
+from .places import Composition, Delta, LiveCache, Logits, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +62,8 @@ def attached(
                     undo.callback(modules[layer].register_forward_hook(_hook(delta)).remove)
             build = composition.cache.build if composition.cache else new_cache
             attachment = Attachment(build(model), composition.logits)
+        if isinstance(attachment.cache, LiveCache):
+            undo.enter_context(attachment.cache.attached(model))
         yield attachment
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .base import GenerationConfig
 from .loading import memory_errors
+from .places import LiveCache
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 CHUNK = 1024
 """Tokens that one forward pass reads at most: bounds the activations of a long prompt."""
+
+OBSERVED = 256
+"""Tokens that one forward pass reads at most if all their logits are wanted: 50 MB of these for a
+vocabulary of 49,152."""
 
 
 def decode(
@@ -63,20 +68,40 @@ def read(
     cache: Cache,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Tensor | None:
-    """Read ids [1, T] into `cache`, in chunks.
+    """Read ids [B, T] into `cache`, in chunks; a live cache says how long these may be.
 
     Returns:
-        float32 logits [1, V] of the token after the last one; None if cancelled before the end.
+        float32 logits [B, V] of the token after the last one; None if cancelled before the end.
     """
     import torch
 
     logits = None
-    for chunk in torch.split(ids, CHUNK, dim=1):
+    done = 0
+    while done < ids.shape[1]:
         if cancelled():
             return None
-        output = model(input_ids=chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        chunk = ids[:, done : done + _chunk(cache)]
+        live = isinstance(cache, LiveCache)
+        every = live and cache.observes
+        output = model(
+            input_ids=chunk,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=0 if every else 1,
+        )
+        if live:
+            cache.observe(chunk, output.logits)
         logits = output.logits[:, -1].float()
+        done += chunk.shape[1]
     return logits
+
+
+def _chunk(cache: Cache) -> int:
+    """Tokens that the next forward pass may read."""
+    if not isinstance(cache, LiveCache):
+        return CHUNK
+    most = OBSERVED if cache.observes else CHUNK
+    return most if cache.room is None else min(most, cache.room)
 
 
 def sampler(config: GenerationConfig, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:

@@ -7,9 +7,10 @@ records behind it, and nothing of the ledger or of the agent.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from ..errors import ConflictError, PlaceError
 
@@ -83,6 +84,25 @@ class Cache(Contribution):
 
     place: Literal["cache"] = "cache"
     build: Callable[[PreTrainedModel], TransformersCache]
+
+
+@runtime_checkable
+class LiveCache(Protocol):
+    """A KV cache that takes part in reading: it owns attention, and decides what it keeps."""
+
+    def attached(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        """`model` reads and writes it inside the block."""
+
+    @property
+    def room(self) -> int | None:
+        """Tokens that may be read at once, at least 1; None: any number."""
+
+    @property
+    def observes(self) -> bool:
+        """Whether it must see the logits of every token."""
+
+    def observe(self, ids: Tensor, logits: Tensor) -> None:
+        """The tokens just read [B, T], and the logits at them [B, T, V]."""
 
 
 Delta = Callable[["Tensor", "Tensor"], "Tensor"]

@@ -1,0 +1,339 @@
+"""One KV cache, many policies: it stores raw keys, owns all positions, and evicts by a policy.
+
+    cache = RetentionCache(model, SinkWindow(budget=1024))
+    with cache.attached(model):
+        model.generate(ids, past_key_values=cache, prefill_chunk_size=cache.stride)
+
+*Tokens seen* (`get_seq_length`, what `generate` counts by) and *tokens stored* are two numbers.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from copy import copy as copy_of
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from ...errors import ConfigError, InputError
+from .attention import attached
+from .base import RetentionPolicy
+from .near import NearLayer
+from .plan import Plan, make_plan, places
+from .rope import Rope
+from .storage import Plain, StorageFormat
+from .surprisal import Surprisal
+from .tokens import Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class RetentionCache(Cache):
+    """A transformers `Cache` for a model that is attached (see `attached`).
+
+    The first `budget` tokens are all there is room for; from then on, every `stride` tokens, the
+    policy chooses `budget - stride` that stay. What stays depends on the text alone.
+
+    Args:
+        model: whose cache it is; it is not kept.
+        policy: what is kept, and how it is read.
+        form: how near keys and values are held.
+
+    Raises:
+        CapabilityError: the model has no rotary embedding that can be taken over.
+        ConfigError: policy and form do not go together.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, policy: RetentionPolicy, form: StorageFormat | None = None
+    ) -> None:
+        self.policy = policy
+        self.form = form or Plain()
+        self.rope = Rope.of(model)
+        if policy.reach is not None and self.form.stride is not None:
+            raise ConfigError(
+                f"form={self.form.name!r} packs keys, and policy {policy.name!r} hands them on; use"
+                " it with a policy that reads all it keeps"
+            )
+        self.turn = 0
+        self.seen = 0
+        self._settled_at = 0
+        self._scores = Surprisal(policy.scores)
+        self._tokens: Tokens | None = None
+        self._counts = torch.zeros(0)
+        self._plan: Plan | None = None
+        self._mass: Tensor | None = None
+        self.coming = False
+        layers = model.config.get_text_config(decoder=True).num_hidden_layers
+        super().__init__(layers=[NearLayer(policy, self.form, self.rope) for _ in range(layers)])
+
+    # Around a model.
+
+    def attached(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        """`model` reads and writes this cache inside the block, if it is also given it as
+        past_key_values."""
+        return attached(model, self)
+
+    @property
+    def observes(self) -> bool:
+        """Whether `observe` must be given the logits of every token."""
+        return self.policy.scores in ("surprisal", "previous")
+
+    @property
+    def stride(self) -> int | None:
+        """Tokens that may be read at once, whatever was read before; None: any number."""
+        return self.policy.stride if self.policy.budget is not None else self.form.stride
+
+    @property
+    def room(self) -> int | None:
+        """Tokens that may be read before the next eviction, at least 1; None: any number."""
+        stride, first = self.stride, self.policy.budget or 0
+        if stride is None:
+            return None
+        return first - self.seen if self.seen < first else stride - (self.seen - first) % stride
+
+    def begin_turn(self) -> None:
+        """What is read from now on belongs to the next turn; scores of the others fade."""
+        self.turn += 1
+
+    def observe(self, ids: Tensor, logits: Tensor) -> None:
+        """Score the tokens just read.
+
+        Args:
+            ids: [B, T], the last T tokens that went through the model.
+            logits: [B, T, V], what the model said at each of them.
+        """
+        tokens = self.tokens
+        if ids.shape[1] > len(tokens):
+            raise InputError(
+                f"ids={tuple(ids.shape)} has more tokens than the {len(tokens)} that are stored;"
+                " observe each chunk before the next is read"
+            )
+        tokens.id[:, -ids.shape[1] :] = ids.cpu()
+        if self.observes:
+            self._scores.observe(tokens, ids, logits)
+
+    # What it holds.
+
+    @property
+    def tokens(self) -> Tokens:
+        """What is known of each near token.
+
+        Raises:
+            InputError: nothing was read yet.
+        """
+        if self._tokens is None:
+            raise InputError("the cache has read nothing yet; read a text first")
+        return self._tokens
+
+    @property
+    def stored(self) -> int:
+        """Tokens that can be read, near and far, of the longest row."""
+        if self._tokens is None:
+            return 0
+        far = self.layers[0].far
+        return len(self._tokens) + (len(far) if far is not None else 0)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all that is held, in all layers."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    def pin(self, start: int, end: int) -> None:
+        """Keep the tokens at positions start..end-1 of every row, whatever their scores.
+
+        Raises:
+            InputError: some of them are no longer near.
+        """
+        tokens = self.tokens
+        inside = (tokens.position >= start) & (tokens.position < end)
+        there = int(inside.sum(dim=1).min())
+        if there < end - start:
+            raise InputError(
+                f"positions {start} to {end - 1} are to be pinned, and {end - start - there} of"
+                " them are not near; pin tokens before they are evicted"
+            )
+        tokens.pinned |= inside
+
+    # A forward pass.
+
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        real: Tensor | None,
+        scale: float | None,
+    ) -> Tensor:
+        """What the new tokens read in one layer; called by the attention function.
+
+        Args:
+            q: [B, Hq, T, D], raw; so are `keys` and, of course, `values`, [B, H, T, D].
+            real: bool [B, T], which of the new tokens are no padding; None: all.
+
+        Returns:
+            [B, Hq, T, D].
+        """
+        if layer == 0 or self._plan is None:
+            self._begin(q.shape[0], q.shape[2], real)
+        assert self._plan is not None
+        plan = self._plan.on(q.device)
+        wants_mass = self.policy.scores == "mass"
+        read = self.layers[layer].attend(q, keys, values, plan, scale, wants_mass)
+        if read.mass is not None:
+            column = read.mass.sum(dim=1).float().cpu()
+            self._mass = column if self._mass is None else self._mass + column
+        if layer == len(self.layers) - 1:
+            self._end(q.shape[2])
+        return read.out.to(q.dtype)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kw: object
+    ) -> tuple[Tensor, Tensor]:
+        """Hands keys and values on to the attention function.
+
+        Raises:
+            ConfigError: the model is not attached.
+        """
+        self.coming = True
+        return key_states, value_states
+
+    def _begin(self, rows: int, new: int, real: Tensor | None) -> None:
+        self._undo_unfinished()
+        if self._tokens is None:
+            self._tokens = Tokens.empty(rows)
+            self._counts = torch.zeros(rows, 1, dtype=torch.int64)
+        if rows != self._tokens.rows:
+            raise InputError(f"a batch of {rows} rows, and the cache holds {self._tokens.rows}")
+        self.settle()
+        if self.room is not None and new > self.room:
+            raise InputError(
+                f"{new} tokens were given at once, and {self.room} fit before the next eviction;"
+                f" read them with `read`, or generate with prefill_chunk_size={self.stride}"
+            )
+        there = torch.ones(rows, new, dtype=torch.bool) if real is None else real.cpu()
+        position = torch.where(there, self._counts + there.cumsum(dim=1) - 1, -1)
+        self._tokens.append(position, self.turn)
+        packed = self.form.stride is not None
+        self._plan = make_plan(
+            self._tokens, new, self.policy.reach, self.rope, every_slot=packed
+        )
+
+    def _end(self, new: int) -> None:
+        """All layers have read: the new tokens count."""
+        assert self._tokens is not None
+        there = self._tokens.real[:, -new:]
+        self._counts = self._counts + there.sum(dim=1, keepdim=True)
+        if self._mass is not None:
+            self._tokens.score = self._tokens.score.nan_to_num(nan=0.0) + self._mass
+        self._plan = self._mass = None
+        self.coming = False
+        self._count(self.seen + new)
+
+    def _count(self, seen: int) -> None:
+        self.seen = seen
+        for layer in self.layers:
+            layer.seen = seen
+
+    def _undo_unfinished(self) -> None:
+        """A pass that broke off midway has left tokens in some layers: they never were."""
+        if self._plan is not None and self._tokens is not None:
+            start = self._plan.start
+            self._tokens.cut(start)
+            for layer in self.layers:
+                layer.cut(start)
+            self._plan = self._mass = None
+
+    # Between two passes.
+
+    def settle(self) -> None:
+        """Evict, if it is due: what a pass does first. Idempotent."""
+        tokens, stride, budget = self._tokens, self.stride, self.policy.budget
+        past = self.seen - (budget or 0)
+        if tokens is None or stride is None or past < 0 or past % stride:
+            return
+        if self._settled_at == self.seen:
+            return
+        self._settled_at = self.seen
+        if budget is not None:
+            self._evict(tokens, budget - stride)
+        else:
+            for layer in self.layers:
+                layer.store.settle()
+
+    def _evict(self, tokens: Tokens, keep: int) -> None:
+        kept, left = self._choose(tokens, keep)
+        real = tokens.real.gather(1, left)
+        tokens.keep(kept)
+        angles = self.rope.angles(places(tokens, None)) if self.policy.reach is None else None
+        window = 0 if self.policy.reach is None else self.policy.reach.window
+        for layer in self.layers:
+            at = None if angles is None else (angles[0].to(layer.device), angles[1].to(layer.device))
+            layer.evict(kept, left, real, window, at)
+
+    def _choose(self, tokens: Tokens, keep: int) -> tuple[Tensor, Tensor]:
+        """Slots that stay and slots that go, [B, keep] and [B, S - keep], ascending."""
+        self._check_ranked(tokens, keep)
+        priority = self.policy.priority(tokens, self.turn).double()
+        priority = priority.masked_fill(tokens.pinned, torch.inf).masked_fill(~tokens.real, -torch.inf)
+        order = priority.argsort(dim=1, descending=True, stable=True)
+        return order[:, :keep].sort(dim=1).values, order[:, keep:].sort(dim=1).values
+
+    def _check_ranked(self, tokens: Tokens, keep: int) -> None:
+        pinned = int(tokens.pinned.sum(dim=1).max())
+        if pinned > keep:
+            raise InputError(
+                f"{pinned} tokens are pinned, and policy {self.policy.name!r} keeps {keep}; give it"
+                " a larger budget, or pin fewer"
+            )
+        if self.observes and bool((tokens.score.isnan() & tokens.real).any()):
+            unknown = int((tokens.score.isnan() & tokens.real).sum())
+            raise InputError(
+                f"{unknown} tokens were never observed, and policy {self.policy.name!r} ranks by"
+                " their surprisal; read with `read`, or give logits to `observe`"
+            )
+
+    # Copies.
+
+    def fork(self) -> RetentionCache:
+        """A cache that goes on from here on its own; this one is not changed by it.
+
+        Raises:
+            InputError: a forward pass is under way.
+        """
+        self._undo_unfinished()
+        fork = copy_of(self)
+        fork._tokens = None if self._tokens is None else self._tokens.copy()
+        fork._counts = self._counts.clone()
+        fork._scores = self._scores.copy()
+        fork.layers = [layer.copy() for layer in self.layers]
+        return fork
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take back the last tokens.
+
+        Raises:
+            InputError: some of them made others leave, which crop cannot bring back.
+        """
+        self._undo_unfinished()
+        if tokens_to_remove <= 0:
+            return
+        tokens, seen = self.tokens, self.seen - tokens_to_remove
+        if seen < self._settled_at:
+            raise InputError(
+                f"tokens_to_remove={tokens_to_remove} reaches behind the eviction at"
+                f" {self._settled_at} tokens, whose tokens are gone; fork the cache before a turn"
+                " that may be taken back"
+            )
+        length = len(tokens) - tokens_to_remove
+        gone = tokens.real[:, length:].sum(dim=1, keepdim=True)
+        self._counts = self._counts - gone
+        tokens.cut(length)
+        for layer in self.layers:
+            layer.cut(length)
+        self._scores.forget()
+        self._count(seen)

@@ -1,0 +1,1 @@
+"""What to keep when the budget is full, a policy a file."""
