@@ -73,7 +73,6 @@ def read(
     Returns:
         float32 logits [B, V] of the token after the last one; None if cancelled before the end.
     """
-    import torch
 
     logits = None
     done = 0

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from ...errors import CapabilityError, ConfigError
-from .rope import unrotated
+from .rope import attentions, unrotated
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,7 +43,7 @@ def attached(model: PreTrainedModel, cache: RetentionCache) -> Iterator[None]:
     AttentionMaskInterface.register(NAME, _padding)
     config = model.config.get_text_config(decoder=True)
     before = config._attn_implementation
-    layers = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "is_causal")]
+    layers = attentions(model)
     if before == NAME:
         raise ConfigError(
             f"{type(model).__name__} has a retention cache attached already; leave that block first"
@@ -82,7 +82,9 @@ def _attention(
         raise ConfigError(
             "the attached cache was not given to the model; pass it as past_key_values"
         )
-    out = cache.attend(int(module.layer_idx), query, key, value, attention_mask, scaling)  # type: ignore[arg-type]
+    layer = cast(int, module.layer_idx)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out = cache.attend(layer, query, key, value, attention_mask, scale)
     return out.transpose(1, 2), None
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast
 
 from torch import Tensor
 
@@ -21,6 +21,8 @@ from .tokens import Tokens
 
 if TYPE_CHECKING:
     import torch
+
+    from .storage import StorageFormat
 
 Scores = Literal["surprisal", "previous", "mass"]
 """What a policy ranks by: each token's own surprisal; the one that SirLLM's public code computes
@@ -133,9 +135,9 @@ class Far(Protocol):
         """Tokens that are held, of the longest row."""
 
 
-def settings(policy: RetentionPolicy) -> dict[str, Any]:
-    """A policy's options by name, as `policies.open_policy` takes them."""
-    return asdict(policy)  # type: ignore[call-overload, no-any-return]  # a frozen dataclass
+def settings(chosen: RetentionPolicy | StorageFormat) -> dict[str, Any]:
+    """The options of a policy or a format by name, as it is opened with."""
+    return asdict(cast(Any, chosen))
 
 
 MOST_STRIDE = 256
@@ -153,10 +155,14 @@ class Budgeted:
             about an eighth of the budget, at most 256.
     """
 
-    scores: ClassVar[Scores | None] = None
     reach: ClassVar[Reach | None] = None
     budget: int = 1024
     stride: int = 0
+
+    @property
+    def scores(self) -> Scores | None:
+        """Nothing, unless a policy says otherwise."""
+        return None
 
     def far(self, shape: FarShape) -> None:
         """Nowhere: what is evicted is gone."""

@@ -9,15 +9,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from copy import copy as copy_of
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import Cache
 
 from ...errors import ConfigError, InputError
+from ...kernels.base import Attended
 from .attention import attached
 from .base import RetentionPolicy
 from .near import NearLayer
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class RetentionCache(Cache):
+class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
     """A transformers `Cache` for a model that is attached (see `attached`).
 
     The first `budget` tokens are all there is room for; from then on, every `stride` tokens, the
@@ -167,7 +169,7 @@ class RetentionCache(Cache):
         keys: Tensor,
         values: Tensor,
         real: Tensor | None,
-        scale: float | None,
+        scale: float,
     ) -> Tensor:
         """What the new tokens read in one layer; called by the attention function.
 
@@ -183,7 +185,7 @@ class RetentionCache(Cache):
         assert self._plan is not None
         plan = self._plan.on(q.device)
         wants_mass = self.policy.scores == "mass"
-        read = self.layers[layer].attend(q, keys, values, plan, scale, wants_mass)
+        read: Attended = self.layers[layer].attend(q, keys, values, plan, scale, wants_mass)
         if read.mass is not None:
             column = read.mass.sum(dim=1).float().cpu()
             self._mass = column if self._mass is None else self._mass + column
@@ -219,9 +221,7 @@ class RetentionCache(Cache):
         position = torch.where(there, self._counts + there.cumsum(dim=1) - 1, -1)
         self._tokens.append(position, self.turn)
         packed = self.form.stride is not None
-        self._plan = make_plan(
-            self._tokens, new, self.policy.reach, self.rope, every_slot=packed
-        )
+        self._plan = make_plan(self._tokens, new, self.policy.reach, self.rope, every_slot=packed)
 
     def _end(self, new: int) -> None:
         """All layers have read: the new tokens count."""
@@ -272,14 +272,18 @@ class RetentionCache(Cache):
         angles = self.rope.angles(places(tokens, None)) if self.policy.reach is None else None
         window = 0 if self.policy.reach is None else self.policy.reach.window
         for layer in self.layers:
-            at = None if angles is None else (angles[0].to(layer.device), angles[1].to(layer.device))
+            at = (
+                None if angles is None else (angles[0].to(layer.device), angles[1].to(layer.device))
+            )
             layer.evict(kept, left, real, window, at)
 
     def _choose(self, tokens: Tokens, keep: int) -> tuple[Tensor, Tensor]:
         """Slots that stay and slots that go, [B, keep] and [B, S - keep], ascending."""
         self._check_ranked(tokens, keep)
         priority = self.policy.priority(tokens, self.turn).double()
-        priority = priority.masked_fill(tokens.pinned, torch.inf).masked_fill(~tokens.real, -torch.inf)
+        priority = priority.masked_fill(tokens.pinned, torch.inf).masked_fill(
+            ~tokens.real, -torch.inf
+        )
         order = priority.argsort(dim=1, descending=True, stable=True)
         return order[:, :keep].sort(dim=1).values, order[:, keep:].sort(dim=1).values
 
@@ -312,6 +316,30 @@ class RetentionCache(Cache):
         fork._scores = self._scores.copy()
         fork.layers = [layer.copy() for layer in self.layers]
         return fork
+
+    def counters(self) -> dict[str, Any]:
+        """What a file needs of the cache beside tensors, as plain JSON."""
+        counts = self._counts[:, 0].tolist()
+        return {
+            "turn": self.turn,
+            "seen": self.seen,
+            "settled_at": self._settled_at,
+            "counts": counts,
+        }
+
+    def carried(self) -> dict[str, Tensor]:
+        """Tensors that belong to no token and no layer, by name."""
+        return self._scores.state()
+
+    def resume(
+        self, tokens: Tokens, counters: Mapping[str, Any], carried: Mapping[str, Tensor]
+    ) -> None:
+        """Become, but for the layers, the cache that these were taken from."""
+        self._tokens = tokens
+        self.turn, self._settled_at = counters["turn"], counters["settled_at"]
+        self._counts = torch.tensor(counters["counts"], dtype=torch.int64)[:, None]
+        self._scores.restore(carried)
+        self._count(counters["seen"])
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take back the last tokens.

@@ -18,7 +18,7 @@ from .rope import Angles, Rope
 from .storage import Buffer, Storage, StorageFormat
 
 
-class NearLayer(CacheLayerMixin):
+class NearLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has no types
     """Keys and values that are near, the same keys turned to where they stand, and far memory.
 
     Turned keys are kept beside raw ones, so that a step turns one key and not all; where the
@@ -63,14 +63,12 @@ class NearLayer(CacheLayerMixin):
         return -1
 
     def attend(
-        self, q: Tensor, keys: Tensor, values: Tensor, plan: Plan, scale: float | None, mass: bool
+        self, q: Tensor, keys: Tensor, values: Tensor, plan: Plan, scale: float, mass: bool
     ) -> Attended:
         """Store the new tokens, and read what they see: q [B, Hq, T, D] -> out of that shape."""
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
-            b, h, _, d = keys.shape
-            shape = FarShape(b, h, q.shape[1], d, keys.dtype, keys.device)
-            self.far = self.far or self.policy.far(shape)
+            self.far = self._open_far(keys, q.shape[1])
         placed = self.rope.turn(q, plan.angles)
         distant = None if plan.ceiling is None else self.rope.turn(q, plan.ceiling)
         self._store(q, placed, keys, values, plan)
@@ -195,24 +193,25 @@ class NearLayer(CacheLayerMixin):
             tensors |= {f"far.{name}": tensor for name, tensor in self.far.state().items()}
         return tensors
 
-    def restore(self, state: Mapping[str, Tensor], shape: FarShape, angles: Angles) -> None:
+    def restore(self, state: Mapping[str, Tensor], query_heads: int, angles: Angles) -> None:
         """Become what `state` was taken from, with keys standing at `angles`."""
-        parts = {"near": {}, "far": {}}
-        for name, tensor in state.items():
-            part, _, rest = name.partition(".")
-            parts.get(part, {})[rest] = tensor.to(shape.device)
-        self.store.restore(parts["near"])
+        self.store.restore(_under("near", state))
         keys = self.store.keys()
         self.lazy_initialization(keys, keys)
         self.length = keys.shape[2]
         if self._turned is not None:
             self._turned = Buffer()
-            self._turned.append(self.rope.turn(keys, angles))
-        self.far = self.policy.far(shape)
+            at = (angles[0].to(keys.device), angles[1].to(keys.device))
+            self._turned.append(self.rope.turn(keys, at))
+        self.far = self._open_far(keys, query_heads)
         if self.far is not None:
             self._asked = Buffer()
-            self._asked.append(state["asked"].to(shape.device))
-            self.far.restore(parts["far"])
+            self._asked.append(state["asked"])
+            self.far.restore(_under("far", state))
+
+    def _open_far(self, keys: Tensor, query_heads: int) -> Far | None:
+        b, h, _, d = keys.shape
+        return self.policy.far(FarShape(b, h, query_heads, d, keys.dtype, keys.device))
 
     @property
     def nbytes(self) -> int:
@@ -222,10 +221,17 @@ class NearLayer(CacheLayerMixin):
         return own + (0 if self.far is None else self.far.nbytes)
 
 
+def _under(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of a layer's tensors those of one part, by their names there."""
+    return {name[len(part) + 1 :]: t for name, t in state.items() if name.startswith(f"{part}.")}
+
+
 def _merged(parts: list[Attended], q: Tensor) -> Attended:
     """One softmax; a part in which a query saw nothing changes nothing."""
     if not parts:  # nothing but padding
-        return Attended(torch.zeros_like(q, dtype=torch.float32), q.new_full(q.shape[:3], -torch.inf))
+        return Attended(
+            torch.zeros_like(q, dtype=torch.float32), q.new_full(q.shape[:3], -torch.inf)
+        )
     if len(parts) == 1:
         return parts[0]
     out, lse = merge_partials(

@@ -1,4 +1,4 @@
-"""One forward pass as a list of disjoint segments: which slots, at what angles, seen by which query.
+"""One forward pass as a list of disjoint segments: which slots, at what angles, who sees them.
 
 Made once from the tokens' table and read by every layer. Knows nothing of keys or models.
 """

@@ -136,6 +136,11 @@ def rotary_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     }
 
 
+def attentions(model: PreTrainedModel) -> list[Any]:
+    """A model's attention modules, which know which layer they are of."""
+    return [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "is_causal")]
+
+
 @contextmanager
 def unrotated(model: PreTrainedModel, width: int) -> Iterator[None]:
     """`model` without rotary embedding inside the block."""
@@ -164,7 +169,7 @@ def _pairing(model: PreTrainedModel, module: nn.Module, rope: Rope) -> Pairing:
     Raises:
         CapabilityError: it rotates in no way known here.
     """
-    heads = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "is_causal")]
+    heads = attentions(model)
     apply = None
     for each in heads[:1]:
         apply = getattr(sys.modules[type(each).__module__], "apply_rotary_pos_emb", None)

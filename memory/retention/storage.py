@@ -97,7 +97,9 @@ class Buffer:
         """Only the slots `index` [B, M], ascending, in place."""
         if self.room is not None:
             view = self.view()
-            at = index.to(view.device)[:, None, :, None].expand(-1, view.shape[1], -1, view.shape[3])
+            at = index.to(view.device)[:, None, :, None].expand(
+                -1, view.shape[1], -1, view.shape[3]
+            )
             self.length = index.shape[1]
             self.room[:, :, : self.length] = view.gather(2, at)
 
@@ -193,5 +195,3 @@ class Plain:
     def storage(self) -> PlainStorage:
         """An empty one."""
         return PlainStorage()
-
-

@@ -8,6 +8,7 @@ scores each token by how surprising its predecessor would be if it came again; t
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from copy import copy as copy_of
 
 import torch
@@ -55,6 +56,15 @@ class Surprisal:
         at = tokens.position[:, -t:]
         scores = torch.where(at == 0, uniform, scores)  # nothing was known before it
         tokens.score[:, -t:] = scores
+
+    def state(self) -> dict[str, Tensor]:
+        """What is carried, by name."""
+        carried = {"last": self.last, "last_repeat": self.last_repeat}
+        return {name: tensor for name, tensor in carried.items() if tensor is not None}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Carry what `state` was taken from."""
+        self.last, self.last_repeat = state.get("last"), state.get("last_repeat")
 
     def forget(self) -> None:
         """What was carried no longer comes before what is next."""

@@ -27,11 +27,15 @@ class H2O(Budgeted):
     """
 
     name: ClassVar[str] = "h2o"
-    scores: ClassVar[Scores | None] = "mass"
     recent: int | None = None
 
     def __post_init__(self) -> None:
         check_budget(self, self.newest, f"recent={self.newest}")
+
+    @property
+    def scores(self) -> Scores:
+        """Attention."""
+        return "mass"
 
     @property
     def newest(self) -> int:

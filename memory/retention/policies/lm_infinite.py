@@ -44,8 +44,8 @@ class LMInfinite:
 
     @property
     def budget(self) -> int:
-        """What is stored at most."""
-        return self.sinks + self.window + self.stride
+        """What is stored at most: what is seen in whole strides, and the one that is being read."""
+        return (-(-(self.sinks + self.window) // self.stride) + 1) * self.stride
 
     @property
     def reach(self) -> Reach:
