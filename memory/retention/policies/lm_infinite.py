@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ....errors import ConfigError
-from ..base import FarShape, Reach, Scores
+from ..base import FarShape, Reach, Scores, whole_strides
 from ..tokens import Tokens
 
 
@@ -45,7 +45,7 @@ class LMInfinite:
     @property
     def budget(self) -> int:
         """What is stored at most."""
-        return self.sinks + self.window + self.stride
+        return whole_strides(self.sinks + self.window, self.stride)
 
     @property
     def reach(self) -> Reach:
