@@ -34,7 +34,7 @@ class NearLayer(CacheLayerMixin):
         self.policy = policy
         self.rope = rope
         self.seen = 0
-        self.store: Storage = form.storage()
+        self.store: Storage = form.storage(rope.pairing, rope.width)
         self.length = 0
         self.far: Far | None = None
         self._turned: Buffer | None = Buffer() if self.store.resident else None
@@ -187,6 +187,16 @@ class NearLayer(CacheLayerMixin):
         copy._asked = self._asked.copy()
         return copy
 
+    def hold(self, form: StorageFormat, angles: Angles | None) -> None:
+        """Hold what is near in another form; `angles` of all slots, None before the first."""
+        store = form.storage(self.rope.pairing, self.rope.width)
+        self._turned = Buffer() if store.resident else None
+        if angles is not None:
+            store.append(self.store.keys(), self.store.values())
+            if self._turned is not None:
+                self._turned.append(self.rope.turn(store.keys(), angles))
+        self.store = store
+
     def state(self) -> dict[str, Tensor]:
         """What a file needs of it, by name; turned keys are made anew."""
         tensors = {f"near.{name}": tensor for name, tensor in self.store.state().items()}
@@ -225,7 +235,9 @@ class NearLayer(CacheLayerMixin):
 def _merged(parts: list[Attended], q: Tensor) -> Attended:
     """One softmax; a part in which a query saw nothing changes nothing."""
     if not parts:  # nothing but padding
-        return Attended(torch.zeros_like(q, dtype=torch.float32), q.new_full(q.shape[:3], -torch.inf))
+        return Attended(
+            torch.zeros_like(q, dtype=torch.float32), q.new_full(q.shape[:3], -torch.inf)
+        )
     if len(parts) == 1:
         return parts[0]
     out, lse = merge_partials(

@@ -11,6 +11,8 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+from ...kernels.base import Pairing
+
 
 class Storage(Protocol):
     """Keys and values of S tokens, [B, H, S, D] each, in whatever form."""
@@ -65,8 +67,8 @@ class StorageFormat(Protocol):
     def stride(self) -> int | None:
         """Tokens between one packing and the next; None: nothing is packed."""
 
-    def storage(self) -> Storage:
-        """An empty one."""
+    def storage(self, pairing: Pairing, width: int) -> Storage:
+        """An empty one, for heads whose first `width` channels rotate, paired so."""
 
 
 @dataclass(slots=True)
@@ -97,7 +99,9 @@ class Buffer:
         """Only the slots `index` [B, M], ascending, in place."""
         if self.room is not None:
             view = self.view()
-            at = index.to(view.device)[:, None, :, None].expand(-1, view.shape[1], -1, view.shape[3])
+            at = index.to(view.device)[:, None, :, None].expand(
+                -1, view.shape[1], -1, view.shape[3]
+            )
             self.length = index.shape[1]
             self.room[:, :, : self.length] = view.gather(2, at)
 
@@ -190,8 +194,6 @@ class Plain:
     name: ClassVar[str] = "plain"
     stride: int | None = None
 
-    def storage(self) -> PlainStorage:
+    def storage(self, pairing: Pairing, width: int) -> PlainStorage:
         """An empty one."""
         return PlainStorage()
-
-
