@@ -29,6 +29,10 @@ Scores = Literal["surprisal", "previous", "mass"]
 (that of its predecessor, seen again); or the attention it was given."""
 
 
+Sharing = Literal["chunk", "step"]
+"""What shares one lookup of far memory: the tokens of a pass, or nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reach:
     """How far a query sees at true distance, and what it sees beyond (LM-Infinite, arXiv
@@ -38,11 +42,13 @@ class Reach:
         window: keys nearer than this are read at their true distance.
         ceiling: the distance at which all others that are still there are read.
         sinks: of those beyond the window, only the first so many; None: whatever is near.
+        lookup: whether the tokens of a pass share one lookup of far memory, or each has its own.
     """
 
     window: int
     ceiling: int
     sinks: int | None = None
+    lookup: Sharing = "chunk"
 
 
 class RetentionPolicy(Protocol):

@@ -24,7 +24,7 @@ from .attention import attached
 from .base import RetentionPolicy
 from .near import NearLayer
 from .plan import Plan, make_plan, places
-from .rope import Rope
+from .rope import Angles, Rope
 from .storage import Plain, StorageFormat
 from .surprisal import Surprisal
 from .tokens import Tokens
@@ -55,11 +55,7 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         self.policy = policy
         self.form = form or Plain()
         self.rope = Rope.of(model)
-        if policy.reach is not None and self.form.stride is not None:
-            raise ConfigError(
-                f"form={self.form.name!r} packs keys, and policy {policy.name!r} hands them on; use"
-                " it with a policy that reads all it keeps"
-            )
+        _check_together(policy, self.form)
         self.turn = 0
         self.seen = 0
         self._settled_at = 0
@@ -277,9 +273,7 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         angles = self.rope.angles(places(tokens, None)) if self.policy.reach is None else None
         window = 0 if self.policy.reach is None else self.policy.reach.window
         for layer in self.layers:
-            at = (
-                None if angles is None else (angles[0].to(layer.device), angles[1].to(layer.device))
-            )
+            at = None if angles is None else _on(angles, layer.device)
             layer.evict(kept, left, real, window, at)
 
     def _choose(self, tokens: Tokens, keep: int) -> tuple[Tensor, Tensor]:
@@ -308,11 +302,15 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
 
     # Copies.
 
-    def fork(self) -> RetentionCache:
+    def fork(self, form: StorageFormat | None = None) -> RetentionCache:
         """A cache that goes on from here on its own; this one is not changed by it.
 
+        Args:
+            form: how it holds near keys and values; None: as this one does. So a text can be read
+                exactly and packed later: at the first multiple of the form's stride.
+
         Raises:
-            InputError: a forward pass is under way.
+            ConfigError: policy and form do not go together.
         """
         self._undo_unfinished()
         fork = copy_of(self)
@@ -321,6 +319,8 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         fork._counts = self._counts.clone()
         fork._scores = self._scores.copy()
         fork.layers = [layer.copy() for layer in self.layers]
+        if form is not None:
+            fork._hold(form)
         return fork
 
     def batch_select_indices(self, indices: Tensor) -> None:
@@ -382,6 +382,15 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         self._scores.restore(carried)
         self._count(counters["seen"])
 
+    def _hold(self, form: StorageFormat) -> None:
+        _check_together(self.policy, form)
+        self.form = form
+        angles = None
+        if self._tokens is not None:
+            angles = self.rope.angles(places(self._tokens, self.policy.reach))
+        for layer in self.layers:
+            layer.hold(form, None if angles is None else _on(angles, layer.device))
+
     def crop(self, tokens_to_remove: int) -> None:
         """Take back the last tokens.
 
@@ -406,3 +415,15 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
             layer.cut(length)
         self._scores.forget()
         self._count(seen)
+
+
+def _check_together(policy: RetentionPolicy, form: StorageFormat) -> None:
+    if policy.reach is not None and form.stride is not None:
+        raise ConfigError(
+            f"form={form.name!r} packs keys, and policy {policy.name!r} hands them on; use"
+            " it with a policy that reads all it keeps"
+        )
+
+
+def _on(angles: Angles, device: torch.device) -> Angles:
+    return angles[0].to(device), angles[1].to(device)
