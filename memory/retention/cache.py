@@ -219,9 +219,7 @@ class RetentionCache(Cache):
         position = torch.where(there, self._counts + there.cumsum(dim=1) - 1, -1)
         self._tokens.append(position, self.turn)
         packed = self.form.stride is not None
-        self._plan = make_plan(
-            self._tokens, new, self.policy.reach, self.rope, every_slot=packed
-        )
+        self._plan = make_plan(self._tokens, new, self.policy.reach, self.rope, every_slot=packed)
 
     def _end(self, new: int) -> None:
         """All layers have read: the new tokens count."""
@@ -272,14 +270,18 @@ class RetentionCache(Cache):
         angles = self.rope.angles(places(tokens, None)) if self.policy.reach is None else None
         window = 0 if self.policy.reach is None else self.policy.reach.window
         for layer in self.layers:
-            at = None if angles is None else (angles[0].to(layer.device), angles[1].to(layer.device))
+            at = (
+                None if angles is None else (angles[0].to(layer.device), angles[1].to(layer.device))
+            )
             layer.evict(kept, left, real, window, at)
 
     def _choose(self, tokens: Tokens, keep: int) -> tuple[Tensor, Tensor]:
         """Slots that stay and slots that go, [B, keep] and [B, S - keep], ascending."""
         self._check_ranked(tokens, keep)
         priority = self.policy.priority(tokens, self.turn).double()
-        priority = priority.masked_fill(tokens.pinned, torch.inf).masked_fill(~tokens.real, -torch.inf)
+        priority = priority.masked_fill(tokens.pinned, torch.inf).masked_fill(
+            ~tokens.real, -torch.inf
+        )
         order = priority.argsort(dim=1, descending=True, stable=True)
         return order[:, :keep].sort(dim=1).values, order[:, keep:].sort(dim=1).values
 
@@ -299,28 +301,55 @@ class RetentionCache(Cache):
 
     # Copies.
 
-    def fork(self) -> RetentionCache:
+    def fork(self, policy: RetentionPolicy | None = None) -> RetentionCache:
         """A cache that goes on from here on its own; this one is not changed by it.
 
+        Args:
+            policy: what the fork keeps from here on, so that several policies share what they
+                read before any of them evicts; None: as this one does.
+
         Raises:
-            InputError: a forward pass is under way.
+            InputError: `policy` cannot take over what was read so far.
         """
         self._undo_unfinished()
+        if policy is not None:
+            self._check_heir(policy)
         fork = copy_of(self)
         fork._tokens = None if self._tokens is None else self._tokens.copy()
         fork._counts = self._counts.clone()
         fork._scores = self._scores.copy()
         fork.layers = [layer.copy() for layer in self.layers]
+        if policy is not None:
+            fork.policy = policy
+            fork._scores.kind = policy.scores
+            for layer in fork.layers:
+                layer.policy = policy
         return fork
 
+    def _check_heir(self, policy: RetentionPolicy) -> None:
+        """Whether `policy`, read from the start, would have come to what is held here."""
+        where = f"policy={policy.name!r} cannot go on from {self.policy.name!r}:"
+        if policy.reach is not None or self.policy.reach is not None:
+            raise InputError(f"{where} one of them has a reach; read the text anew")
+        if policy.scores not in (None, self.policy.scores):
+            raise InputError(
+                f"{where} it ranks by {policy.scores!r}, which was not noted; read the text anew"
+            )
+        if self._settled_at or (policy.budget is not None and self.seen > policy.budget):
+            raise InputError(
+                f"{where} {self.seen} tokens were read, and its budget={policy.budget}; fork before"
+                " either of them evicts"
+            )
+
     def crop(self, tokens_to_remove: int) -> None:
-        """Take back the last tokens.
+        """Take back the last tokens; their number may be negative, as `generate` gives it.
 
         Raises:
             InputError: some of them made others leave, which crop cannot bring back.
         """
         self._undo_unfinished()
-        if tokens_to_remove <= 0:
+        tokens_to_remove = abs(tokens_to_remove)
+        if tokens_to_remove == 0:
             return
         tokens, seen = self.tokens, self.seen - tokens_to_remove
         if seen < self._settled_at:
