@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...llm.local import LocalLLM
+
+Key = TypeVar("Key")
 
 
 class Script:
@@ -105,8 +107,8 @@ class Answer:
 
 
 def answered(
-    llm: LocalLLM, script: Script, policies: Mapping[str, RetentionPolicy]
-) -> dict[str, Answer]:
+    llm: LocalLLM, script: Script, policies: Mapping[Key, RetentionPolicy]
+) -> dict[Key, Answer]:
     """A quiz under each policy. What they would all keep is read once: each goes on from a fork of
     it, at the last turn before its first eviction. A policy whose scores are others reads alone."""
     shared = RetentionCache(llm.model, open_policy("sirllm", budget=script.length + 256))

@@ -67,7 +67,7 @@ def grocery(rng: Random, pool: Sequence[Sequence[str]], *, late: bool = False) -
         facts["late"] = (len(turns) - 3, other)
     return Quiz(
         turns=tuple(turns),
-        question="What is the GROCERY I want you to buy?",  # options listed here would be copied
+        question="What is the GROCERY I want you to buy?",  # options would be copied
         cue="The GROCERY you want me to buy is: [",
         options=tuple(f"{option}]" for option in options),
         answer=options.index(item),
@@ -108,7 +108,7 @@ def distractors(data: Path | None) -> Sequence[Sequence[str]]:
 
 def daily_dialogs(data: Path, rng: Random, count: int) -> list[Quiz]:
     """Real conversations of DailyDialog (Li et al. 2017), each reply chosen from four, three of
-    which are from elsewhere; asked for the last one.
+    which are from elsewhere. The last one is asked for, without its options: they would be copied.
 
     Raises:
         InputError: there are fewer than `count` that are long enough.
@@ -132,6 +132,7 @@ def _daily(rng: Random, dialog: Sequence[str], replies: Sequence[str]) -> Quiz:
         options = [dialog[at + 1], *wrong]
         rng.shuffle(options)
         asked.append((choices(dialog[at], options), options))
-    (question, options), answer = asked[-1], dialog[2 * len(asked) - 1]
     turns = tuple((text, dialog[2 * n + 1]) for n, (text, _) in enumerate(asked[:-1]))
-    return Quiz(turns, question, "", tuple(options), options.index(answer), {})
+    at, options = 2 * len(turns), asked[-1][1]
+    answer = options.index(dialog[at + 1])
+    return Quiz(turns, dialog[at], "", tuple(options), answer, {})

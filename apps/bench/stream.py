@@ -159,11 +159,12 @@ def _perplexity(
     rows: list[Row] = []
     for name, chunks in read.items():
         row: dict[str, str | float] = {"policy": name, "tokens": chunks[-1].end}
-        row["perplexity to the mark"] = math.exp(nll(chunks, 0, plan.mark))
+        start = nll(chunks, 0, plan.mark)
+        row["perplexity to the mark"] = math.exp(start)
         if chunks[-1].end == plan.length:
-            here = nll(chunks, *tail)
-            row["of all"] = math.exp(nll(chunks, 0, plan.length))
-            row["ratio to the mark"] = row["of all"] / row["perplexity to the mark"]
+            here, whole = nll(chunks, *tail), nll(chunks, 0, plan.length)
+            row["of all"] = math.exp(whole)
+            row["ratio to the mark"] = math.exp(whole - start)
             row["of the end"] = math.exp(here)
             row["ratio to afresh"] = math.exp(here - afresh)
         rows.append(row)

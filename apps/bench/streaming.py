@@ -155,7 +155,8 @@ def decoding(
 
 def _decode(model: PreTrainedModel, cache: Cache, ids: Tensor) -> Iterator[float]:
     """Milliseconds for each token, read one by one; scoring it is part of it."""
-    for column in ids.split(1, dim=1):
+    for at in range(ids.shape[1]):
+        column = ids[:, at : at + 1]
         began = time.perf_counter()
         with torch.no_grad():
             output = model(column, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -173,7 +174,8 @@ def largest_difference(
         stock = model(ids, use_cache=True).logits
         with cache.attached(model):
             read = []
-            for some in ids.split(chunk, dim=1):
+            for at in range(0, ids.shape[1], chunk):
+                some = ids[:, at : at + chunk]
                 read.append(model(some, past_key_values=cache, use_cache=True).logits)
                 cache.observe(some, read[-1])
     return float((torch.cat(read, dim=1) - stock).abs().max())

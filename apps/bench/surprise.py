@@ -37,6 +37,9 @@ POLICIES = {
     "sirllm, decay 0.7": "sirllm:recent=0,decay=0.7",
     "sirllm, public code": "sirllm:recent=0,code_compat=true",
 }
+DAILY = {name: spec for name, spec in POLICIES.items() if name not in ("h2o", "sirllm, decay 0.9")}
+"""Fewer where a thing to keep cannot be pointed at."""
+
 FULL = "full cache"
 DECAYS = (1.0, 0.9, 0.7, 0.5)
 QUICK, COUNT, DECAY_COUNT = 4, 100, 32
@@ -50,10 +53,10 @@ def sirllm(setting: Setting) -> Iterator[Table]:
     pool = distractors(setting.data)
     rng = setting.rng("grocery")
     bought = [grocery(rng, pool) for _ in range(count)]
-    yield from _asked(llm, "Grocery", bought)
+    yield from _asked(llm, "Grocery", bought, POLICIES)
     if setting.data is not None:
         daily = daily_dialogs(setting.data, setting.rng("dailydialog"), count)
-        yield from _asked(llm, "DailyDialog", daily)
+        yield from _asked(llm, "DailyDialog", daily, DAILY)
     rng = setting.rng("decay")
     count = DECAY_COUNT if setting.full else QUICK
     yield from decay(llm, [grocery(rng, pool, late=True) for _ in range(count)])
@@ -71,7 +74,7 @@ def _half_precision(setting: Setting) -> LocalLLM:
     return LocalLLM.load(resolve(setting.model), dtype="bfloat16", name=setting.model)
 
 
-def policies_of(length: int, specs: Mapping[str, str] = POLICIES) -> dict[tuple[str, str], str]:
+def policies_of(length: int, specs: Mapping[str, str]) -> dict[tuple[str, str], str]:
     """Each policy at each share of a conversation of so many tokens, as a spec. The budget is a
     multiple of eight, so that chunks never cross an eviction."""
     return {
@@ -81,7 +84,9 @@ def policies_of(length: int, specs: Mapping[str, str] = POLICIES) -> dict[tuple[
     }
 
 
-def _asked(llm: LocalLLM, task: str, quizzes: Sequence[Quiz]) -> Iterator[Table]:
+def _asked(
+    llm: LocalLLM, task: str, quizzes: Sequence[Quiz], specs: Mapping[str, str]
+) -> Iterator[Table]:
     """Accuracy by budget and policy, and whether surprisal is what did it."""
     found: dict[tuple[str, str], list[Row]] = {}
     lengths = []
@@ -89,7 +94,7 @@ def _asked(llm: LocalLLM, task: str, quizzes: Sequence[Quiz]) -> Iterator[Table]
         progress(f"{task}: conversation {number} of {len(quizzes)}")
         script = Script(llm, quiz)
         lengths.append(script.length)
-        named = {("all", FULL): "full", **policies_of(script.length)}
+        named = {("all", FULL): "full", **policies_of(script.length, specs)}
         before = prior(llm, script)
         answers = answered(llm, script, {k: open_policy(spec) for k, spec in named.items()})
         for key, answer in answers.items():

@@ -47,7 +47,8 @@ def score(model: PreTrainedModel, cache: RetentionCache, ids: Tensor) -> Tensor:
 def score_chunks(model: PreTrainedModel, cache: RetentionCache, ids: Tensor) -> Iterator[Tensor]:
     """As `score`, a piece for each chunk as it is read: the text may be endless, and memory is
     bounded. The pieces together are [B, T - 1]; between two of them the model is free."""
-    done, last = 0, None
+    done = 0
+    last: Tensor | None = None
     while done < ids.shape[1]:
         most = OBSERVED if cache.room is None else min(OBSERVED, cache.room)
         chunk = ids[:, done : done + most].to(model.device)
@@ -55,7 +56,7 @@ def score_chunks(model: PreTrainedModel, cache: RetentionCache, ids: Tensor) -> 
             logits = model(input_ids=chunk, past_key_values=cache, use_cache=True).logits
             cache.observe(chunk, logits)
         within = surprisal(logits[:, :-1], chunk[:, 1:])
-        first = [] if last is None else [surprisal(last, chunk[:, :1])]
+        first: list[Tensor] = [] if last is None else [surprisal(last, chunk[:, :1])]
         last = logits[:, -1:]
         done += chunk.shape[1]
         yield torch.cat([*first, within], dim=1)

@@ -81,6 +81,7 @@ class TestDailyDialog:
         for quiz in daily_dialogs(tmp_path, Random(0), 6):
             [mine] = [each for each in dialogs if each[0] == quiz.turns[0][0].splitlines()[0]]
             assert quiz.options[quiz.answer] == mine[11] and len(quiz.turns) == 5
+            assert quiz.question == mine[10]
             assert [reply for _, reply in quiz.turns] == mine[1:11:2]
             wrong = [each for n, each in enumerate(quiz.options) if n != quiz.answer]
             assert len(wrong) == 3 and not set(wrong) & set(mine)
