@@ -13,8 +13,10 @@ BENCHES = Registry(
         "poison": ".apps.bench.poison:poison",
         "recall": ".apps.bench.recall:recall",
         "scm": ".apps.bench.scm:scm",
+        "sirllm": ".apps.bench.surprise:sirllm",
         "sort": ".apps.bench.sort:sort",
         "store": ".apps.bench.store:store",
+        "stream": ".apps.bench.stream:stream",
     },
     group="palimpsest.benches",
 )

@@ -302,26 +302,53 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
 
     # Copies.
 
-    def fork(self, form: StorageFormat | None = None) -> RetentionCache:
+    def fork(
+        self, *, policy: RetentionPolicy | None = None, form: StorageFormat | None = None
+    ) -> RetentionCache:
         """A cache that goes on from here on its own; this one is not changed by it.
 
         Args:
+            policy: what the fork keeps from here on, so that several policies share what they
+                read before any of them evicts; None: as this one does.
             form: how it holds near keys and values; None: as this one does. So a text can be read
                 exactly and packed later: at the first multiple of the form's stride.
 
         Raises:
             ConfigError: policy and form do not go together.
+            InputError: `policy` cannot take over what was read so far.
         """
         self._undo_unfinished()
+        if policy is not None:
+            self._check_heir(policy)
         fork = copy_of(self)
         fork.active = False
         fork._tokens = None if self._tokens is None else self._tokens.copy()
         fork._counts = self._counts.clone()
         fork._scores = self._scores.copy()
         fork.layers = [layer.copy() for layer in self.layers]
+        if policy is not None:
+            fork.policy = policy
+            fork._scores.kind = policy.scores
+            for layer in fork.layers:
+                layer.policy = policy
         if form is not None:
             fork._hold(form)
         return fork
+
+    def _check_heir(self, policy: RetentionPolicy) -> None:
+        """Whether `policy`, read from the start, would have come to what is held here."""
+        where = f"policy={policy.name!r} cannot go on from {self.policy.name!r}:"
+        if policy.reach is not None or self.policy.reach is not None:
+            raise InputError(f"{where} one of them has a reach; read the text anew")
+        if policy.scores not in (None, self.policy.scores):
+            raise InputError(
+                f"{where} it ranks by {policy.scores!r}, which was not noted; read the text anew"
+            )
+        if self._settled_at or (policy.budget is not None and self.seen > policy.budget):
+            raise InputError(
+                f"{where} {self.seen} tokens were read, and its budget={policy.budget}; fork before"
+                " either of them evicts"
+            )
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Only these rows, in this order; one may come several times.
@@ -392,13 +419,14 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
             layer.hold(form, None if angles is None else _on(angles, layer.device))
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take back the last tokens.
+        """Take back the last tokens; their number may be negative, as `generate` gives it.
 
         Raises:
             InputError: some of them made others leave, which crop cannot bring back.
         """
         self._undo_unfinished()
-        if tokens_to_remove <= 0:
+        tokens_to_remove = abs(tokens_to_remove)
+        if tokens_to_remove == 0:
             return
         tokens, seen = self.tokens, self.seen - tokens_to_remove
         if seen < self._settled_at:
