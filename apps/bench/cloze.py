@@ -126,7 +126,9 @@ def answered(
         if not sharing:
             break
         read_turn(llm, shared, turn)
-    caches |= {name: (shared.fork(policy=policy), len(script.turns)) for name, policy in sharing.items()}
+    caches |= {
+        name: (shared.fork(policy=policy), len(script.turns)) for name, policy in sharing.items()
+    }
     return {name: _answer(llm, script, *caches[name]) for name in policies}
 
 

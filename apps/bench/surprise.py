@@ -33,12 +33,10 @@ POLICIES = {
     **RANDOM,
     "h2o": "h2o",
     **SIRLLM,
-    "sirllm, decay 0.9": "sirllm:recent=0,decay=0.9",
-    "sirllm, decay 0.7": "sirllm:recent=0,decay=0.7",
     "sirllm, public code": "sirllm:recent=0,code_compat=true",
 }
-DAILY = {name: spec for name, spec in POLICIES.items() if name not in ("h2o", "sirllm, decay 0.9")}
-"""Fewer where a thing to keep cannot be pointed at."""
+DAILY = {name: spec for name, spec in POLICIES.items() if name != "h2o"}
+"""One fewer where a thing to keep cannot be pointed at."""
 
 FULL = "full cache"
 DECAYS = (1.0, 0.9, 0.7, 0.5)

@@ -67,7 +67,10 @@ def test_a_fork_under_another_policy_is_that_policy_from_the_start(tiny_llm: Loc
     shared = RetentionCache(model, open_policy("sirllm:budget=500"))
     read(model, shared, ids[:, :60])
     for spec in ("sirllm:budget=64,decay=0.5", "random:budget=64", "window:budget=64", "full"):
-        fork, alone = shared.fork(open_policy(spec)), RetentionCache(model, open_policy(spec))
+        fork, alone = (
+            shared.fork(policy=open_policy(spec)),
+            RetentionCache(model, open_policy(spec)),
+        )
         read(model, alone, ids[:, :60])
         logits = [read(model, cache, ids[:, 60:]) for cache in (fork, alone)]
         assert torch.equal(fork.tokens.position, alone.tokens.position), spec
@@ -87,7 +90,7 @@ def test_a_policy_that_cannot_take_over_is_refused(tiny_llm: LocalLLM, spec: str
     shared = RetentionCache(tiny_llm.model, open_policy("sirllm:budget=500"))
     read(tiny_llm.model, shared, torch.arange(2, 62)[None])
     with pytest.raises(InputError, match=why):
-        shared.fork(open_policy(spec))
+        shared.fork(policy=open_policy(spec))
 
 
 def test_crop_takes_what_generate_gives(tiny_llm: LocalLLM) -> None:

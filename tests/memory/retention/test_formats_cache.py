@@ -138,13 +138,13 @@ def test_a_text_is_read_exactly_and_packed_on_a_fork(tiny_llm: LocalLLM) -> None
     plain = cache_of(tiny_llm.model, "full", "plain")
     read(tiny_llm.model, plain, ids[:, :64])
     keys = plain.layers[1].store.keys().clone()
-    fork = plain.fork(open_format(f"int8:{SMALL}"))
+    fork = plain.fork(form=open_format(f"int8:{SMALL}"))
     read(tiny_llm.model, fork, ids[:, 64:])
     assert packed(fork) == [80, 80]
     found = fork.layers[1].store.keys()[:, :, :64]
     assert 0 < float((found - keys).abs().max()) < 0.02 * float(keys.abs().max())
     assert torch.equal(plain.layers[1].store.keys(), keys) and plain.seen == 64
-    again = fork.fork(open_format("plain"))
+    again = fork.fork(form=open_format("plain"))
     torch.testing.assert_close(
         read(tiny_llm.model, again, ids[:, :5]), read(tiny_llm.model, fork, ids[:, :5])
     )
@@ -155,7 +155,7 @@ def test_a_policy_that_hands_keys_on_takes_no_packed_form(tiny_llm: LocalLLM) ->
         cache_of(tiny_llm.model, "lm_infinite", "int4")
     plain = cache_of(tiny_llm.model, "lm_infinite", "plain")
     with pytest.raises(ConfigError, match="form='int4' packs keys"):
-        plain.fork(open_format("int4"))
+        plain.fork(form=open_format("int4"))
 
 
 def test_a_pass_that_broke_off_leaves_packed_tokens_as_they_were(tiny_llm: LocalLLM) -> None:
