@@ -5,6 +5,7 @@ Each has read the same prompt exactly and packed it afterwards, as the papers do
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -143,7 +144,7 @@ def error(pairs: Iterator[tuple[Tensor, Tensor]]) -> float:
     for found, wanted in pairs:
         missed += float((found.float() - wanted.float()).square().sum())
         total += float(wanted.float().square().sum())
-    return (missed / total) ** 0.5
+    return math.sqrt(missed / total)
 
 
 def their_prompt(model: PreTrainedModel, ids: Tensor) -> Cache:
@@ -167,7 +168,8 @@ def quantized(model: PreTrainedModel, prompt: Cache, backend: str, **options: An
         return cache
 
     bits = numbers = 0.0
-    keys, values = [], []
+    keys: list[tuple[Tensor, Tensor]] = []
+    values: list[tuple[Tensor, Tensor]] = []
     for own, layer in zip(made().layers, prompt.layers, strict=True):
         for stored, exact, found in (
             (own._quantized_keys, layer.keys, keys),

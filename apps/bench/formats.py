@@ -31,7 +31,7 @@ from .format_caches import (
     step_ms,
     their_prompt,
 )
-from .format_texts import documents, facts
+from .format_texts import Cloze, documents, facts
 from .harness import Row, Table, progress
 from .scm import at_least, at_most
 from .setting import Setting
@@ -65,6 +65,7 @@ LOSSLESS = 0.01
 """Nats a token: less is lossless for practical purposes."""
 
 Measured = dict[str, list[Mapping[str, float]]]
+"""System -> what was measured, a document each."""
 
 
 def formats(setting: Setting) -> Iterator[Table]:
@@ -97,7 +98,7 @@ def after_a_prompt(setting: Setting) -> Table:
     """Bits, errors and likelihood of what follows, for our formats and transformers' own."""
     model, _ = _model(setting)
     measured: Measured = {}
-    sources = []
+    sources: list[str] = []
     for source, ids in _documents(setting, MANY_DOCUMENTS if setting.full else DOCUMENTS):
         progress(f"formats: {source}, document {len(sources) + 1}")
         sources.append(source)
@@ -178,7 +179,7 @@ def while_reading(setting: Setting) -> Table:
             cache = RetentionCache(model, open_policy("full"), open_format(spec))
             measured.setdefault(spec, []).append(_streamed(model, cache, ids))
     plain = measured.pop("plain")
-    rows = []
+    rows: list[Row] = []
     for spec, found in measured.items():
         deltas = [each - exact for each, exact in zip(found, plain, strict=True)]
         error = round(standard_error(deltas), 4)
@@ -212,19 +213,11 @@ def questions(setting: Setting) -> Table:
     for nth in range(texts):
         progress(f"formats: questions, text {nth + 1}")
         told = facts(rng, lambda text: count(text) > FACTS_WITHIN - RESIDUAL)
-        ids = tokenizer(told.text, return_tensors="pt").input_ids[:, :length]
-        prompt = our_prompt(model, ids)
+        prompt = our_prompt(model, tokenizer(told.text, return_tensors="pt").input_ids[:, :length])
         for name in ASKED:
             held = in_format(model, prompt, FORMATS[name])
             for which, asked in (("first", told.first), ("second", told.second)):
-                for cloze in asked:
-                    start = tokenizer(cloze.start, return_tensors="pt", add_special_tokens=False)
-                    cache = held.fork()
-                    assert isinstance(cache, RetentionCache)
-                    said = read(model, cache, start.input_ids)
-                    assert said is not None
-                    ends = [tokenizer(e, add_special_tokens=False).input_ids[0] for e in cloze.ends]
-                    right[name][which].append(float(said[0, ends].argmax() == 0))
+                right[name][which] += [_answered(setting, held, cloze) for cloze in asked]
     return Table(
         title="two questions that were unknown when the text was packed",
         rows=[_accuracy(name, found) for name, found in right.items()],
@@ -232,6 +225,18 @@ def questions(setting: Setting) -> Table:
         " the likeliest of 4 ends; each asked of a fork of its own",
         plot=("first", "second"),
     )
+
+
+def _answered(setting: Setting, held: Held, cloze: Cloze) -> float:
+    """1 if the right end is the likeliest, by its first token; else 0."""
+    model, tokenizer = _model(setting)
+    cache = held.fork()
+    assert isinstance(cache, RetentionCache)
+    start = tokenizer(cloze.start, return_tensors="pt", add_special_tokens=False).input_ids
+    said = read(model, cache, start)
+    assert said is not None
+    ends = [tokenizer(end, add_special_tokens=False).input_ids[0] for end in cloze.ends]
+    return float(int(said[0, ends].argmax()) == 0)
 
 
 def _accuracy(name: str, found: Mapping[str, Sequence[float]]) -> Row:
@@ -244,7 +249,7 @@ def _accuracy(name: str, found: Mapping[str, Sequence[float]]) -> Row:
 
 
 def _checks(packed: Table, asked: Table) -> list[Row]:
-    """The issue's bars, within two standard errors where there is one."""
+    """Whether formats are as good as they are said to be; answers within two standard errors."""
     loss_of = {
         str(row["system"]): _number(row["delta NLL"]) for row in packed.rows if "bits" in row
     }
