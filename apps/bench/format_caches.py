@@ -42,6 +42,7 @@ FORMATS = {
     "ThinK, 40 %": "think:drop=0.4",
     "ThinK, 60 %": "think:drop=0.6",
     "40 % by key norm": "think:drop=0.4,by=key",
+    "60 % by key norm": "think:drop=0.6,by=key",
     "40 % at random": "think:drop=0.4,by=random",
 }
 

@@ -25,10 +25,8 @@ KINDS = {
 }
 """What is told of each person, and the values it may have: one token each, by most vocabularies."""
 
-ASKED = 4
-"""People that are asked about in a text, for each kind of question."""
-
-CHOICES = 4
+PEOPLE_TOLD = 4
+"""People that a text tells of; all of them are asked about, in both sets of questions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +72,14 @@ def _dialogues(data: Path, rng: Random) -> str:
 
 
 def facts(rng: Random, long_enough: Callable[[str], bool]) -> Facts:
-    """Two facts on each of eight people, and small talk around them until it is long enough; the
+    """Two facts on each of four people, and small talk around them until it is long enough; the
     end is small talk.
 
     Args:
         long_enough: whether a text, without its end, has the length that is wanted.
     """
-    people = rng.sample(PEOPLE, 8)
-    values = {kind: rng.sample(words, len(words)) for kind, words in KINDS.items()}
+    people = rng.sample(PEOPLE, PEOPLE_TOLD)
+    values = {kind: rng.sample(words, PEOPLE_TOLD) for kind, words in KINDS.items()}
     told = [
         f"{_start(kind, person)} {value}."
         for kind, drawn in values.items()
@@ -93,14 +91,15 @@ def facts(rng: Random, long_enough: Callable[[str], bool]) -> Facts:
         said.insert(rng.randrange(len(said) + 1), next(talk))
     text = "\n".join([*said, *(next(talk) for _ in range(8))])
 
-    def asked(kind: str, some: Sequence[int]) -> tuple[Cloze, ...]:
+    def asked(kind: str) -> tuple[Cloze, ...]:
+        drawn = values[kind]
         return tuple(
-            Cloze(f"\n{_start(kind, people[at])}", _ends(values[kind], at, rng)) for at in some
+            Cloze(f"\n{_start(kind, person)}", _ends(drawn, own))
+            for person, own in zip(people, drawn, strict=True)
         )
 
     first, second = rng.sample(list(KINDS), 2)
-    order = rng.sample(range(len(people)), len(people))
-    return Facts(text, asked(first, order[:ASKED]), asked(second, order[ASKED : 2 * ASKED]))
+    return Facts(text, asked(first), asked(second))
 
 
 def _start(kind: str, person: str) -> str:
@@ -111,10 +110,9 @@ def _start(kind: str, person: str) -> str:
     )
 
 
-def _ends(values: Sequence[str], at: int, rng: Random) -> tuple[str, ...]:
-    """The person's own, and those of others."""
-    others = [value for value in values if value != values[at]]
-    return tuple(f" {value}" for value in (values[at], *rng.sample(others, CHOICES - 1)))
+def _ends(values: Sequence[str], own: str) -> tuple[str, ...]:
+    """A person's own, and those of the others."""
+    return tuple(f" {value}" for value in (own, *(value for value in values if value != own)))
 
 
 def _small_talk(rng: Random) -> Iterator[str]:

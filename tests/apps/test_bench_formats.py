@@ -70,12 +70,12 @@ class TestTexts:
         lines = told.text.split("\n")
         for cloze in (*told.first, *told.second):
             assert f"{cloze.start}{cloze.ends[0]}.".strip() in lines
-            assert len(set(cloze.ends)) == format_texts.CHOICES
+            assert len(set(cloze.ends)) == format_texts.PEOPLE_TOLD
             for wrong in cloze.ends[1:]:
                 assert f"{cloze.start}{wrong}.".strip() not in lines
                 assert wrong in told.text
         starts = [cloze.start for cloze in (*told.first, *told.second)]
-        assert len(set(starts)) == 2 * format_texts.ASKED
+        assert len(set(starts)) == 2 * format_texts.PEOPLE_TOLD
         assert not any(start.strip() in line for start in starts for line in lines[-8:])
 
     def test_the_same_seed_tells_the_same(self) -> None:
