@@ -18,7 +18,7 @@ def scale(wanted: Tensor) -> Tensor:
     return wanted.clamp(_HALF.tiny, _HALF.max).half()
 
 
-def zero(wanted: Tensor) -> Tensor:
+def half(wanted: Tensor) -> Tensor:
     """In float16: what is beyond it saturates."""
     return wanted.clamp(_HALF.min, _HALF.max).half()
 

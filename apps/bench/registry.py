@@ -9,6 +9,7 @@ BENCHES = Registry(
     {
         "fit": ".apps.bench.fit:fit_weights",
         "forget": ".apps.bench.forget:forget",
+        "formats": ".apps.bench.formats:formats",
         "kernels": ".apps.bench.kernels:kernels",
         "poison": ".apps.bench.poison:poison",
         "recall": ".apps.bench.recall:recall",

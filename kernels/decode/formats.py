@@ -79,11 +79,11 @@ def _four_bits(bank: Bank) -> Bank:
         low, high = keys.masked_fill(beyond, torch.inf), keys.masked_fill(beyond, -torch.inf)
     low, high = low.amin(dim=2), high.amax(dim=2)
     low, high = (torch.where(torch.isfinite(x), x, torch.zeros_like(x)) for x in (low, high))
-    key_scale, key_zero = bits.scale((high - low) / 15), bits.zero(low)
+    key_scale, key_zero = bits.scale((high - low) / 15), bits.half(low)
     stored = bits.rounded(keys, key_scale[:, :, None], key_zero[:, :, None], 4)
     parts = values.view(*bank.values.shape[:-1], -1, CHANNELS)
     low, high = parts.amin(dim=-1), parts.amax(dim=-1)
-    value_scale, value_zero = bits.scale((high - low) / 15), bits.zero(low)
+    value_scale, value_zero = bits.scale((high - low) / 15), bits.half(low)
     parts = bits.rounded(parts, value_scale[..., None], value_zero[..., None], 4)
     return replace(
         bank,

@@ -229,7 +229,9 @@ def test_every_row_of_the_registry_leads_to_a_bench() -> None:
     names = (
         "fit",
         "forget",
+        "formats",
         "kernels",
+        "needles",
         "poison",
         "recall",
         "scm",

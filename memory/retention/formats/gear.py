@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ....errors import ConfigError
+from ....kernels import bits as codes
 from ....kernels.base import Pairing
 from .packed import Codec, PackedStorage, Packing, Parts, check_least
 from .quantized import MEMBERS, ByChannel, ByToken
@@ -53,13 +54,13 @@ class Repaired:
         largest = x.topk(count, dim=self.along).indices
         smallest = x.topk(count, dim=self.along, largest=False).indices
         index = torch.cat([largest, smallest], dim=self.along)
-        value = x.gather(self.along, index).half()
+        value = codes.half(x.gather(self.along, index))
         mean = x.mean(dim=self.along, keepdim=True).expand_as(index)
         parts = dict(self.base.encode(x.scatter(self.along, index, mean), shared))
         narrow = torch.uint8 if x.shape[self.along] <= 256 else torch.int16
         parts |= {"index": index.to(narrow), "value": value}
         left, right = low_rank(x - self._coded(parts, shared), self.rank, self.seed)
-        return parts | {"left": left.half(), "right": right.half()}
+        return parts | {"left": codes.half(left), "right": codes.half(right)}
 
     def decode(self, parts: Parts, shared: Parts) -> Tensor:
         """See `Codec`."""

@@ -94,7 +94,7 @@ def _encoded(grouped: Tensor, over: int, bits: int, shape: torch.Size) -> Parts:
             " so that codes fill bytes; take a format of more bits"
         )
     low, high = grouped.amin(dim=over), grouped.amax(dim=over)
-    scale, zero = codes.scale((high - low) / (2**bits - 1)), codes.zero(low)
+    scale, zero = codes.scale((high - low) / (2**bits - 1)), codes.half(low)
     stored = codes.rounded(grouped, scale.unsqueeze(over), zero.unsqueeze(over), bits)
     packed = codes.packed(stored.view(shape), bits)
     return {"codes": packed, "scale": scale, "zero": zero}

@@ -92,8 +92,7 @@ def _energy(x: Tensor, pair: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Think(Packing):
-    """Keys without their least channels. Packed less often than others, as the first packing
-    decides by what was read until then.
+    """Keys without their least channels: those that mattered least when the first were packed.
 
     Args:
         drop: share of the key channels that is left out.
