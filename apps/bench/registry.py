@@ -10,6 +10,7 @@ BENCHES = Registry(
         "fit": ".apps.bench.fit:fit_weights",
         "forget": ".apps.bench.forget:forget",
         "kernels": ".apps.bench.kernels:kernels",
+        "needles": ".apps.bench.needles:needles",
         "poison": ".apps.bench.poison:poison",
         "recall": ".apps.bench.recall:recall",
         "scm": ".apps.bench.scm:scm",
