@@ -115,12 +115,12 @@ def pairs(
         told.append((key, encode(value)[:FEW], start, len(ids)))
     needles = []
     for place in _places(lengths, count, rng):
-        key, value, start, end = min(told, key=lambda pair: abs(pair[2] - place))
+        key, answer, start, end = min(told, key=lambda pair: abs(pair[2] - place))
         before = max(lengths[0], end)
         others = [each[1] for each in told if each[3] <= before and each[0] != key]
         strange = [encode(_uuid(rng))[:FEW] for _ in range(OTHERS)]
         asked = encode(f'\n}}\n\nKey: "{key}"\nCorresponding value: "')
-        needles.append(Needle(start, end, asked, value, strange, rng.sample(others, OTHERS)))
+        needles.append(Needle(start, end, asked, answer, strange, rng.sample(others, OTHERS)))
     return Haystack(ids, needles)
 
 

@@ -244,3 +244,11 @@ def test_a_model_generates_past_the_window(model: LlamaForCausalLM, name: str) -
 def test_options_that_cannot_work_are_refused_by_name(spec: str, rule: str) -> None:
     with pytest.raises(ConfigError, match=rule):
         open_policy(spec)
+
+
+@pytest.mark.parametrize("spec", ["lm_infinite", "infllm", "retrieval", "infllm:sinks=1,window=2"])
+def test_chunks_of_one_stride_never_cross_an_eviction(spec: str) -> None:
+    policy = open_policy(spec)
+    assert policy.budget is not None and policy.budget % policy.stride == 0
+    assert policy.reach is not None
+    assert policy.budget - policy.stride >= policy.reach.window
