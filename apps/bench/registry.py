@@ -11,6 +11,7 @@ BENCHES = Registry(
         "forget": ".apps.bench.forget:forget",
         "formats": ".apps.bench.formats:formats",
         "kernels": ".apps.bench.kernels:kernels",
+        "needles": ".apps.bench.needles:needles",
         "poison": ".apps.bench.poison:poison",
         "recall": ".apps.bench.recall:recall",
         "scm": ".apps.bench.scm:scm",

@@ -119,10 +119,10 @@ class Far(Protocol):
     def add(self, leaving: Leaving) -> None:
         """Take tokens in."""
 
-    def read(self, q: Tensor, scale: float) -> Attended | None:
+    def read(self, q: Tensor, scale: float | None) -> Attended | None:
         """What q [B, Hq, T, D], already turned by the constant distance, reads of it: out
         [B, Hq, T, D] and lse [B, Hq, T], base 2. All T tokens share one lookup. None while it
-        holds nothing."""
+        holds nothing. `scale` is of the logits, by default 1 / sqrt(D)."""
 
     def fork(self) -> Far:
         """One that takes in tokens of its own from here on."""
