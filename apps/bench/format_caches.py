@@ -106,7 +106,7 @@ def in_format(model: PreTrainedModel, prompt: Prompt, spec: str) -> Held:
     if spec == "plain":
         return Held(prompt.whole.fork, 16.0, 0.0, 0.0)
     form = open_format(spec, stride=prompt.ids.shape[1], residual=RESIDUAL)
-    cache = prompt.begun.fork(form)
+    cache = prompt.begun.fork(form=form)
     read(model, cache, prompt.ids[:, -RESIDUAL:])
     cache.settle()
     stores = [
