@@ -72,6 +72,10 @@ class NearLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has no t
         placed = self.rope.turn(q, plan.angles)
         distant = None if plan.ceiling is None else self.rope.turn(q, plan.ceiling)
         self._store(q, placed, keys, values, plan)
+        if plan.moved is not None and self._turned is not None:
+            some = slice(plan.moved.start, plan.moved.end)
+            raw = self.store.keys()[:, :, some]
+            self._turned.view()[:, :, some] = self.rope.turn(raw, plan.moved.angles)
         parts = []
         for number, segment in enumerate(plan.segments):
             some = slice(segment.start, segment.end)

@@ -5,7 +5,8 @@ Made once from the tokens' table and read by every layer. Knows nothing of keys 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -34,6 +35,19 @@ class Segment:
     visible: Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Slots start..end-1, whose turned keys stand elsewhere from this pass on, at `angles`.
+
+    One query alone may have a constant distance put into the keys: what it reads is then one
+    segment, and nothing has to be merged.
+    """
+
+    start: int
+    end: int
+    angles: Angles
+
+
 @dataclass(slots=True)
 class Plan:
     """A forward pass of T new tokens.
@@ -45,6 +59,7 @@ class Plan:
         segments: disjoint in what each query sees.
         real: bool [B, T], new tokens that are no padding; None if all are.
         stored: angles of all slots, if they were asked for.
+        moved: keys to be turned anew before this pass reads; None: none.
     """
 
     start: int
@@ -54,6 +69,7 @@ class Plan:
     segments: tuple[Segment, ...]
     real: Tensor | None
     stored: Angles | None = None
+    moved: Moved | None = None
     _seen: dict[tuple[int, torch.device, torch.dtype], Seen] = field(default_factory=dict)
 
     def seen(self, number: int, device: torch.device, dtype: torch.dtype) -> Seen | None:
@@ -72,6 +88,9 @@ class Plan:
             angles = getattr(self, name)
             if angles is not None and angles[0].device != device:
                 setattr(self, name, (angles[0].to(device), angles[1].to(device)))
+        if self.moved is not None and self.moved.angles[0].device != device:
+            cos, sin = self.moved.angles
+            self.moved = replace(self.moved, angles=(cos.to(device), sin.to(device)))
         return self
 
 
@@ -97,14 +116,25 @@ def make_plan(
     at = places(tokens, reach)
     stored = rope.angles(at) if every_slot else None
     angles = rope.angles(at[:, start:])
-    if reach is None:
-        segments = [_trimmed(Segment(0, length, visible=_causal(tokens, start, padded)))]
-        ceiling = None
-    else:
-        segments, ceiling = _reaching(tokens, start, reach), _at(rope, reach.ceiling)
     real = tokens.real[:, start:] if padded else None
-    kept = tuple(segment for segment in segments if segment is not None)
-    return Plan(start, length, angles, ceiling, kept, real, stored)
+    if reach is None:
+        found = [_trimmed(Segment(0, length, visible=_causal(tokens, start, padded)))]
+        return Plan(start, length, angles, None, _there(found), real, stored)
+    near, beyond = _reaching(tokens, start, reach)
+    if new == 1 and reach.sinks is not None and not padded and len(at) == 1 and bool(beyond.any()):
+        used = beyond[0, 0].nonzero()
+        moved = Moved(int(used[0]), int(used[-1]) + 1, rope.angles(at[:, start:] - reach.ceiling))
+        found = [_trimmed(Segment(0, length, visible=near | beyond))]
+        return Plan(start, length, angles, None, _there(found), real, stored, moved)
+    found = [
+        _trimmed(Segment(0, length, "place", near)),
+        _trimmed(Segment(0, length, "ceiling", beyond)),
+    ]
+    return Plan(start, length, angles, _at(rope, reach.ceiling), _there(found), real, stored)
+
+
+def _there(segments: Sequence[Segment | None]) -> tuple[Segment, ...]:
+    return tuple(segment for segment in segments if segment is not None)
 
 
 def _at(rope: Rope, distance: int) -> Angles:
@@ -129,8 +159,8 @@ def _causal(tokens: Tokens, start: int, padded: bool) -> Tensor | None:
     return (keys <= queries) & (keys >= 0)
 
 
-def _reaching(tokens: Tokens, start: int, reach: Reach) -> list[Segment | None]:
-    """The window at true distance, and what is seen beyond it at the ceiling."""
+def _reaching(tokens: Tokens, start: int, reach: Reach) -> tuple[Tensor, Tensor]:
+    """Who sees which slot at true distance, and which at the ceiling: bool [B or 1, T, S] each."""
     keys, queries = _positions(tokens, start)
     distance = queries - keys
     real = (keys >= 0) & (queries >= 0)
@@ -138,10 +168,7 @@ def _reaching(tokens: Tokens, start: int, reach: Reach) -> list[Segment | None]:
     beyond = real & (distance >= reach.window)
     if reach.sinks is not None:
         beyond &= keys < reach.sinks
-    return [
-        _trimmed(Segment(0, len(tokens), "place", near)),
-        _trimmed(Segment(0, len(tokens), "ceiling", beyond)),
-    ]
+    return near, beyond
 
 
 def _trimmed(segment: Segment) -> Segment | None:
