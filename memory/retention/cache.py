@@ -22,6 +22,8 @@ from ...errors import ConfigError, InputError
 from ...kernels.base import Attended
 from .attention import attached
 from .base import RetentionPolicy
+from .compatible import check_heir, check_together
+from .eviction import choose
 from .near import NearLayer
 from .plan import Plan, make_plan, places
 from .rope import Angles, Rope
@@ -55,7 +57,7 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         self.policy = policy
         self.form = form or Plain()
         self.rope = Rope.of(model)
-        _check_together(policy, self.form)
+        check_together(policy, self.form)
         self.turn = 0
         self.seen = 0
         self._settled_at = 0
@@ -267,7 +269,7 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
                 layer.store.settle()
 
     def _evict(self, tokens: Tokens, keep: int) -> None:
-        kept, left = self._choose(tokens, keep)
+        kept, left = choose(self.policy, tokens, self.turn, keep)
         real = tokens.real.gather(1, left)
         tokens.keep(kept)
         angles = self.rope.angles(places(tokens, None)) if self.policy.reach is None else None
@@ -275,30 +277,6 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         for layer in self.layers:
             at = None if angles is None else _on(angles, layer.device)
             layer.evict(kept, left, real, window, at)
-
-    def _choose(self, tokens: Tokens, keep: int) -> tuple[Tensor, Tensor]:
-        """Slots that stay and slots that go, [B, keep] and [B, S - keep], ascending."""
-        self._check_ranked(tokens, keep)
-        priority = self.policy.priority(tokens, self.turn).double()
-        priority = priority.masked_fill(tokens.pinned, torch.inf).masked_fill(
-            ~tokens.real, -torch.inf
-        )
-        order = priority.argsort(dim=1, descending=True, stable=True)
-        return order[:, :keep].sort(dim=1).values, order[:, keep:].sort(dim=1).values
-
-    def _check_ranked(self, tokens: Tokens, keep: int) -> None:
-        pinned = int(tokens.pinned.sum(dim=1).max())
-        if pinned > keep:
-            raise InputError(
-                f"{pinned} tokens are pinned, and policy {self.policy.name!r} keeps {keep}; give it"
-                " a larger budget, or pin fewer"
-            )
-        if self.observes and bool((tokens.score.isnan() & tokens.real).any()):
-            unknown = int((tokens.score.isnan() & tokens.real).sum())
-            raise InputError(
-                f"{unknown} tokens were never observed, and policy {self.policy.name!r} ranks by"
-                " their surprisal; read with `read`, or give logits to `observe`"
-            )
 
     # Copies.
 
@@ -319,7 +297,7 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         """
         self._undo_unfinished()
         if policy is not None:
-            self._check_heir(policy)
+            check_heir(policy, self.policy, self.seen, evicted=self._settled_at > 0)
         fork = copy_of(self)
         fork.active = False
         fork._tokens = None if self._tokens is None else self._tokens.copy()
@@ -334,21 +312,6 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         if form is not None:
             fork._hold(form)
         return fork
-
-    def _check_heir(self, policy: RetentionPolicy) -> None:
-        """Whether `policy`, read from the start, would have come to what is held here."""
-        where = f"policy={policy.name!r} cannot go on from {self.policy.name!r}:"
-        if policy.reach is not None or self.policy.reach is not None:
-            raise InputError(f"{where} one of them has a reach; read the text anew")
-        if policy.scores not in (None, self.policy.scores):
-            raise InputError(
-                f"{where} it ranks by {policy.scores!r}, which was not noted; read the text anew"
-            )
-        if self._settled_at or (policy.budget is not None and self.seen > policy.budget):
-            raise InputError(
-                f"{where} {self.seen} tokens were read, and its budget={policy.budget}; fork before"
-                " either of them evicts"
-            )
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Only these rows, in this order; one may come several times.
@@ -410,7 +373,7 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         self._count(counters["seen"])
 
     def _hold(self, form: StorageFormat) -> None:
-        _check_together(self.policy, form)
+        check_together(self.policy, form)
         self.form = form
         angles = None
         if self._tokens is not None:
@@ -443,14 +406,6 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
             layer.cut(length)
         self._scores.forget()
         self._count(seen)
-
-
-def _check_together(policy: RetentionPolicy, form: StorageFormat) -> None:
-    if policy.reach is not None and form.stride is not None:
-        raise ConfigError(
-            f"form={form.name!r} packs keys, and policy {policy.name!r} hands them on; use"
-            " it with a policy that reads all it keeps"
-        )
 
 
 def _on(angles: Angles, device: torch.device) -> Angles:

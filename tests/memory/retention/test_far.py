@@ -101,7 +101,7 @@ def feed(cache: RetentionCache, words: Text, most: int = 999, real: Tensor | Non
         q, keys, values = (x[:, :, done:end] for x in words)
         there = None if real is None else real[:, done:end]
         for layer in range(2):
-            read = cache.attend(layer, q, keys, values, there, 16**-0.5)
+            read = cache.attend(layer, q, keys, values, there, q.shape[-1] ** -0.5)
         parts.append(read)
         done = end
     return torch.cat(parts, dim=2)
