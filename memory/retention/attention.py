@@ -50,12 +50,13 @@ def attached(model: PreTrainedModel, cache: RetentionCache) -> Iterator[None]:
         )
     try:
         config._attn_implementation = NAME
+        cache.active, cache.coming = True, False
         for layer in layers:
             _CACHES[layer] = cache
         with unrotated(model, cache.rope.width):
             yield
     finally:
-        config._attn_implementation = before
+        config._attn_implementation, cache.active = before, False
         for layer in layers:
             _CACHES.pop(layer, None)
 

@@ -187,6 +187,12 @@ def check_budget(policy: Budgeted, least: int, why: str) -> None:
         )
 
 
+def whole_strides(kept: int, stride: int) -> int:
+    """The budget of a policy that needs `kept` tokens: these and one stride, rounded up to whole
+    strides, so that chunks of one stride never cross an eviction."""
+    return (-(-kept // stride) + 1) * stride
+
+
 def _stride(budget: int, least: int) -> int:
     """A divisor of the budget if there is one of that size, so that chunks of one stride never
     cross an eviction."""

@@ -68,7 +68,7 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         self._counts = torch.zeros(0)
         self._plan: Plan | None = None
         self._mass: Tensor | None = None
-        self.coming = False
+        self.active = self.coming = False
         layers = model.config.get_text_config(decoder=True).num_hidden_layers
         super().__init__(layers=[NearLayer(policy, self.form, self.rope) for _ in range(layers)])
 
@@ -201,6 +201,11 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         Raises:
             ConfigError: the model is not attached.
         """
+        if not self.active:
+            raise ConfigError(
+                "a retention cache was given to a model that it is not attached to; run it inside"
+                " `with cache.attached(model):`"
+            )
         self.coming = True
         return key_states, value_states
 
@@ -311,11 +316,47 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         """
         self._undo_unfinished()
         fork = copy_of(self)
+        fork.active = False
         fork._tokens = None if self._tokens is None else self._tokens.copy()
         fork._counts = self._counts.clone()
         fork._scores = self._scores.copy()
         fork.layers = [layer.copy() for layer in self.layers]
         return fork
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Only these rows, in this order; one may come several times.
+
+        Raises:
+            ConfigError: the policy has far memory, which is of whole batches.
+        """
+        if self.policy.reach is not None and self.policy.reach.sinks is None:
+            raise ConfigError(
+                f"policy {self.policy.name!r} has far memory, whose rows cannot be chosen; generate"
+                " without beams, or one row at a time"
+            )
+        self._undo_unfinished()
+        self.tokens.rows_of(indices)
+        self._counts = self._counts.index_select(0, indices.cpu())
+        self._scores.rows_of(indices)
+        for layer in self.layers:
+            layer.rows_of(indices)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """What beam search does after each token."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Each row so many times."""
+        self.batch_select_indices(torch.arange(self.tokens.rows).repeat_interleave(repeats))
+
+    def reset(self) -> None:
+        """Hold nothing, as when it was made."""
+        self._tokens = self._plan = self._mass = None
+        self.turn = self._settled_at = 0
+        self._scores.forget()
+        self._count(0)
+        for number in range(len(self.layers)):
+            self.layers[number] = NearLayer(self.policy, self.form, self.rope)
 
     def counters(self) -> dict[str, Any]:
         """What a file needs of the cache beside tensors, as plain JSON."""

@@ -63,10 +63,13 @@ class Rope:
                 f"{name} scales its rotary embedding by rope_type={kind!r}, whose frequencies"
                 " depend on the text's length; load it with default, linear, llama3 or yarn scaling"
             )
-        strange = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
+        kinds = getattr(config, "layer_types", None)
+        strange = sorted(set(kinds or ()) - {"full_attention"})
+        if kinds is None and getattr(config, "sliding_window", None) is not None:
+            strange = [f"sliding_window={config.sliding_window}"]
         if strange:
             raise CapabilityError(
-                f"{name} has layers of types {strange}; a retention cache decides what every layer"
+                f"{name} has layers of kind {strange}; a retention cache decides what every layer"
                 " sees, and takes models whose layers all have full attention"
             )
         modules = rotary_modules(model)

@@ -66,6 +66,13 @@ class Surprisal:
         """Carry what `state` was taken from."""
         self.last, self.last_repeat = state.get("last"), state.get("last_repeat")
 
+    def rows_of(self, rows: Tensor) -> None:
+        """Carry on for these rows, in this order."""
+        if self.last is not None:
+            self.last = self.last.index_select(0, rows.to(self.last.device))
+        if self.last_repeat is not None:
+            self.last_repeat = self.last_repeat.index_select(0, rows.cpu())
+
     def forget(self) -> None:
         """What was carried no longer comes before what is next."""
         self.last = self.last_repeat = None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ....errors import ConfigError
-from ..base import FarShape, Reach, Scores
+from ..base import FarShape, Reach, Scores, whole_strides
 from ..tokens import Tokens
 
 
@@ -44,8 +44,8 @@ class LMInfinite:
 
     @property
     def budget(self) -> int:
-        """What is stored at most: what is seen in whole strides, and the one that is being read."""
-        return (-(-(self.sinks + self.window) // self.stride) + 1) * self.stride
+        """What is stored at most."""
+        return whole_strides(self.sinks + self.window, self.stride)
 
     @property
     def reach(self) -> Reach:

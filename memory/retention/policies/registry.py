@@ -19,6 +19,8 @@ POLICIES = Registry(
         "sirllm": ".memory.retention.policies.sirllm:SirLLM",
         "h2o": ".memory.retention.policies.h2o:H2O",
         "lm_infinite": ".memory.retention.policies.lm_infinite:LMInfinite",
+        "infllm": ".memory.retention.policies.infllm:InfLLM",
+        "retrieval": ".memory.retention.policies.retrieval:Retrieval",
     },
     group="palimpsest.retention",
 )

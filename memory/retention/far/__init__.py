@@ -1,0 +1,1 @@
+"""Memory of what left the window: blocks that are looked up (InfLLM), or single keys."""
