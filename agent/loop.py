@@ -141,7 +141,7 @@ class Loop:
             CapabilityError: the model only reads to answer.
         """
         cue = Cue(message="", scope=scope, recent=self.recent(scope), budget=0, now=now())
-        read = []
+        read: list[Contribution] = []
         for memory in (memory for memory in self.memories if memory.place == "cache"):
             with self.stores:
                 cache = memory.recall(cue)

@@ -59,20 +59,11 @@ def stream_file(
 def _read_ahead(agent: Agent, session: str, title: str) -> tuple[dict[str, dict[str, Any]], bool]:
     cancel = Event()
     with _bar(f"reading {title}") as tell:
-
-        def told(done: int, expected: int) -> None:
-            try:
-                tell(done, expected)
-            except KeyboardInterrupt:
-                cancel.set()
-
         try:
-            accounts = agent.read_ahead(session=session, progress=told, cancel=cancel)
-        except KeyboardInterrupt:
-            # It came in the middle of a chunk, and the cache has been taken back without that one.
+            return agent.read_ahead(session=session, progress=tell), False
+        except KeyboardInterrupt:  # the cache has been taken back as far as it came
             cancel.set()
-            accounts = agent.read_ahead(session=session, cancel=cancel)
-    return accounts, cancel.is_set()
+    return agent.read_ahead(session=session, cancel=cancel), True
 
 
 def _told(name: str, account: Mapping[str, Any], seconds: float) -> str:

@@ -206,7 +206,7 @@ class LocalLLM:
             with torch.no_grad(), memory_errors(f"{len(prompt)} tokens", self.device):
                 read(self.model, row, attachment.cache, stopped)
             stopped()
-            return attachment.cache.get_seq_length() - before
+            return int(attachment.cache.get_seq_length()) - before
 
     def _heard(
         self,

@@ -9,7 +9,9 @@ from typing import Any
 from ..registry import Registry, parse_spec
 from .base import Memory, StoreContext
 
-CACHES = ("full", "h2o", "infllm", "lm_infinite", "random", "sinks", "sirllm", "window")
+CACHES = (
+    *("full", "h2o", "infllm", "lm_infinite", "random", "retrieval", "sinks", "sirllm", "window"),
+)
 """Retention policies: each is a memory of its name, a KV cache for each session under it."""
 
 MEMORIES = Registry(

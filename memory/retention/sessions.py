@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sqlalchemy import Connection
 
@@ -241,7 +241,7 @@ class SessionCache(Memory):
         llm = self._context.llm
         if isinstance(llm, UnopenedLLM):
             return None
-        return cast("PreTrainedModel | None", getattr(llm, "model", None))
+        return getattr(llm, "model", None)
 
 
 class Reading:

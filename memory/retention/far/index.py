@@ -225,9 +225,7 @@ class TaughtIndex(ListedIndex):
         ranked = _ranked(queries, self.keys(), min(RANKED, len(self)))
         lists = [ranked[nearest == cluster].unique() for cluster in range(len(means))]
         ends = torch.tensor([len(each) for each in lists]).cumsum(0)
-        return Lists(
-            means.to(self.keys().dtype), torch.cat(lists), ends, torch.tensor([len(self)])
-        )
+        return Lists(means.to(self.keys().dtype), torch.cat(lists), ends, torch.tensor([len(self)]))
 
 
 def _best(q: Tensor, keys: Tensor, k: int) -> Tensor:

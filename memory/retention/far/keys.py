@@ -121,7 +121,9 @@ class KeyMemory:
         fresh = KeyMemory(self.shape, self.k, self._make)
         for number, index in enumerate(fresh.indexes):
             prefix = f"{number}."
-            own = {n.removeprefix(prefix): x.cpu() for n, x in state.items() if n.startswith(prefix)}
+            own = {
+                n.removeprefix(prefix): x.cpu() for n, x in state.items() if n.startswith(prefix)
+            }
             fresh.queries[number] = own.pop("queries")
             if "values" in own:
                 fresh._values[number].append(own.pop("values"))

@@ -56,7 +56,9 @@ class Slots:
             slot = self._slots.popitem(last=False)[1] if full else len(self._slots)
             self._slots[blocks[at]] = slot
         if missing:
-            self._copy([rows[at] for at in missing], [self._slots[blocks[at]] for at in missing], pool)
+            self._copy(
+                [rows[at] for at in missing], [self._slots[blocks[at]] for at in missing], pool
+            )
         return [self._slots[block] for block in blocks]
 
     def _copy(self, rows: list[int], slots: list[int], pool: Bank) -> None:

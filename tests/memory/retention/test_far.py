@@ -20,9 +20,7 @@ POLICIES = {
     "infllm, representatives by query head": InfLLM(
         window=40, sinks=8, block=16, k=99, stride=32, heads="query_head"
     ),
-    "infllm, blocks on a device": InfLLM(
-        window=40, sinks=8, block=16, k=20, stride=32, cached=40
-    ),
+    "infllm, blocks on a device": InfLLM(window=40, sinks=8, block=16, k=20, stride=32, cached=40),
     "retrieval": Retrieval(window=40, sinks=8, k=4096, stride=32),
     "retrieval, taught": Retrieval(window=40, sinks=8, k=4096, stride=32, index="taught"),
 }
@@ -192,7 +190,9 @@ def test_what_is_made_anew_from_its_state_reads_and_goes_on_alike(
     copy = cache.fork()
     for layer in copy.layers:
         position = cache.tokens.position
-        layer.restore({n: t.clone() for n, t in layer.state().items()}, SHAPE, cache.rope.angles(position))
+        layer.restore(
+            {n: t.clone() for n, t in layer.state().items()}, SHAPE, cache.rope.angles(position)
+        )
     more = text(150, seed=7)
     assert copy.nbytes <= cache.nbytes + 2 * 40 * 16 * 2 * 2 * 16 * 4
     assert copy.stored == cache.stored == 200
