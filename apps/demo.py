@@ -28,10 +28,10 @@ QUESTION = "What is the code word for my locker?"
 CORRECTION = "The code word for my locker is pelican."
 PERSON = "Maria"
 
-BUDGET = 192
-STREAM = f"sirllm:budget={BUDGET},spread=1"
-TOWN_FACT = "The code word of the captain is heron."
-TOWN_QUESTION = "What is the code word of the captain?"
+NEAR = 128
+STREAM = f"infllm:window={NEAR},sinks=16,block=16,k=8,stride=32"
+TOWN_FACT = "The secret code word of the captain is heron."
+TOWN_QUESTION = "What is the secret code word of the captain?"
 THINGS = ("river", "mill", "orchard", "bridge", "chapel", "market", "quarry", "harbour")
 WHATS = (
     *("stands at the end of a long lane", "was built by three brothers", "closes early in winter"),
@@ -69,7 +69,9 @@ def run_demo(model: str, *, as_json: bool = False) -> bool:
         home = Path(folder)
         story.step("Facts, told in three sessions", lambda: _tell(model, home))
         story.step("Asked in a fourth session", lambda: _ask(model, home, "heron"))
-        story.step("A text beyond what the cache holds, and a question", lambda: _stream(model))
+        story.step(
+            "A text beyond what the model sees, asked about its start", lambda: _stream(model)
+        )
         story.step("A correction supersedes, and history keeps", lambda: _correct(model, home))
         story.step("Corrected, it stays corrected", lambda: _ask(model, home, "pelican"))
         story.step(
@@ -125,15 +127,16 @@ def _stream(model: str) -> Iterator[str | bool]:
             began = time.perf_counter()
             [read] = agent.read_ahead(session="town").values()
             seconds = time.perf_counter() - began
-            seen, stored = read["tokens_seen"], read["tokens_stored"]
-            yield f"read {seen:,} tokens in {seconds:.1f} s; the cache stores {stored:,} of them"
+            seen, near = read["tokens_seen"], read["tokens_near"]
+            yield f"read {seen:,} tokens in {seconds:.1f} s; {near} of them are near, the others"
+            yield f"are looked up in blocks; all take {read['bytes'] / 2**20:.0f} MiB"
             reply = agent.ask(TOWN_QUESTION, session="town")
             cost = reply.why.memories[0].explain["tokens_read"]
             yield f"user:  {TOWN_QUESTION}\nagent: {' '.join(reply.text.split())}"
             found = "found" if "heron" in reply.text.lower() else "not found by so small a model"
             yield f"what stands at the start was {found}; asking cost {cost} tokens"
-            yield stored <= BUDGET < seen / 2
-            yield 0 < cost < BUDGET
+            yield near < seen / 2
+            yield 0 < cost < NEAR
             report = agent.forget(source="document")
             yield f"forgotten: {len(report.records)} records, {report.residue} left in any file"
             yield report.residue == 0

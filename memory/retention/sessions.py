@@ -308,6 +308,7 @@ class Reading:
         self._explain |= {
             "tokens_seen": cache.seen,
             "tokens_stored": cache.stored,
+            "tokens_near": len(cache.tokens) if cache.seen else 0,
             "bytes": cache.nbytes,
         }
 
