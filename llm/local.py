@@ -196,7 +196,7 @@ class LocalLLM:
             attached(self.model, Composition(cache=into), row) as attachment,
             self._handed_back(into, attachment.cache, prompt, closed=True),
         ):
-            before = attachment.cache.get_seq_length()
+            before: int = attachment.cache.get_seq_length()
 
             def stopped() -> bool:
                 if progress is not None:
