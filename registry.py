@@ -7,6 +7,7 @@ add rows by an entry point in the registry's group, so adding a method never edi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -42,6 +43,21 @@ class Registry:
             raise UnknownName(f"{self.noun} {name!r} is not known; known: {known}")
         module, _, attribute = table[name].partition(":")
         return getattr(import_module(module, package=__package__), attribute)
+
+    def build(self, spec: str, **options: Any) -> Any:
+        """What a spec such as `"sirllm:budget=512"` says, of a dataclass: its fields are options.
+
+        Raises:
+            UnknownName: no such name.
+            ConfigError: it has no such option, or an option breaks a rule.
+        """
+        name, given = parse_spec(spec)
+        target = self.load(name)
+        known = [field.name for field in fields(target)]
+        for option in given | options:
+            if option not in known:
+                raise ConfigError(f"{self.noun} {name!r} has no option {option!r}; it has {known}")
+        return target(**given | options)
 
     def _table(self) -> dict[str, str]:
         found = {point.name: point.value for point in entry_points(group=self.group)}

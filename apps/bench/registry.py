@@ -9,12 +9,16 @@ BENCHES = Registry(
     {
         "fit": ".apps.bench.fit:fit_weights",
         "forget": ".apps.bench.forget:forget",
+        "formats": ".apps.bench.formats:formats",
         "kernels": ".apps.bench.kernels:kernels",
+        "needles": ".apps.bench.needles:needles",
         "poison": ".apps.bench.poison:poison",
         "recall": ".apps.bench.recall:recall",
         "scm": ".apps.bench.scm:scm",
+        "sirllm": ".apps.bench.surprise:sirllm",
         "sort": ".apps.bench.sort:sort",
         "store": ".apps.bench.store:store",
+        "stream": ".apps.bench.stream:stream",
     },
     group="palimpsest.benches",
 )

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
+from .. import bits
 from ..base import CHANNELS, Bank, one_of
 
 LARGEST = {"fp8": 448.0, "int8": 127.0}
 """Of a token's values after scaling: what the format can just hold."""
-
-_HALF = torch.finfo(torch.float16)
 
 
 def quantize(bank: Bank, format: Literal["fp8", "int8", "int4"]) -> Bank:
@@ -55,15 +54,15 @@ def dequantized(bank: Bank, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         keys = bank.keys.to(dtype) * bank.key_scale.to(dtype)[..., None]
         return keys, bank.values.to(dtype) * bank.value_scale.to(dtype)[..., None]
     assert bank.key_zero is not None and bank.value_zero is not None
-    keys = _nibbles(bank.keys).to(dtype) * bank.key_scale.to(dtype)[:, :, None]
+    keys = bits.unpacked(bank.keys, 4).to(dtype) * bank.key_scale.to(dtype)[:, :, None]
     keys = keys + bank.key_zero.to(dtype)[:, :, None]
-    values = _nibbles(bank.values).to(dtype).view(*bank.values.shape[:-1], -1, CHANNELS)
+    values = bits.unpacked(bank.values, 4).to(dtype).view(*bank.values.shape[:-1], -1, CHANNELS)
     values = values * bank.value_scale.to(dtype)[..., None] + bank.value_zero.to(dtype)[..., None]
     return keys, values.flatten(-2)
 
 
 def _eight_bits(x: Tensor, format: Literal["fp8", "int8"]) -> tuple[Tensor, Tensor]:
-    scale = _scale(x.abs().amax(dim=-1) / LARGEST[format])
+    scale = bits.scale(x.abs().amax(dim=-1) / LARGEST[format])
     scaled = x / scale.float()[..., None]
     if format == "fp8":
         most = LARGEST["fp8"]  # the scale was rounded; beyond it e4m3 has nothing but NaN
@@ -80,42 +79,19 @@ def _four_bits(bank: Bank) -> Bank:
         low, high = keys.masked_fill(beyond, torch.inf), keys.masked_fill(beyond, -torch.inf)
     low, high = low.amin(dim=2), high.amax(dim=2)
     low, high = (torch.where(torch.isfinite(x), x, torch.zeros_like(x)) for x in (low, high))
-    key_scale, key_zero = _scale((high - low) / 15), _zero(low)
-    stored = _rounded(keys, key_scale[:, :, None], key_zero[:, :, None])
+    key_scale, key_zero = bits.scale((high - low) / 15), bits.half(low)
+    stored = bits.rounded(keys, key_scale[:, :, None], key_zero[:, :, None], 4)
     parts = values.view(*bank.values.shape[:-1], -1, CHANNELS)
     low, high = parts.amin(dim=-1), parts.amax(dim=-1)
-    value_scale, value_zero = _scale((high - low) / 15), _zero(low)
-    parts = _rounded(parts, value_scale[..., None], value_zero[..., None])
+    value_scale, value_zero = bits.scale((high - low) / 15), bits.half(low)
+    parts = bits.rounded(parts, value_scale[..., None], value_zero[..., None], 4)
     return replace(
         bank,
-        keys=_packed(stored),
-        values=_packed(parts.flatten(-2)),
+        keys=bits.packed(stored, 4),
+        values=bits.packed(parts.flatten(-2), 4),
         format="int4",
         key_scale=key_scale,
         value_scale=value_scale,
         key_zero=key_zero,
         value_zero=value_zero,
     )
-
-
-def _scale(wanted: Tensor) -> Tensor:
-    """In float16, and nowhere 0 nor infinite: what is divided by it stays a number."""
-    return wanted.clamp(_HALF.tiny, _HALF.max).half()
-
-
-def _zero(wanted: Tensor) -> Tensor:
-    """In float16: what is beyond it saturates."""
-    return wanted.clamp(_HALF.min, _HALF.max).half()
-
-
-def _rounded(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    return ((x - zero.float()) / scale.float()).round().clamp(0, 15).to(torch.uint8)
-
-
-def _packed(nibbles: Tensor) -> Tensor:
-    low, high = nibbles.chunk(2, dim=-1)
-    return (low | (high << 4)).contiguous()
-
-
-def _nibbles(packed: Tensor) -> Tensor:
-    return torch.cat([packed & 15, packed >> 4], dim=-1)

@@ -2,6 +2,6 @@
 
 from .cache import RetentionCache
 from .policies.registry import open_policy
-from .reading import read
+from .reading import read, score
 
-__all__ = ["RetentionCache", "open_policy", "read"]
+__all__ = ["RetentionCache", "open_policy", "read", "score"]

@@ -29,6 +29,10 @@ Scores = Literal["surprisal", "previous", "mass"]
 (that of its predecessor, seen again); or the attention it was given."""
 
 
+Sharing = Literal["chunk", "step"]
+"""What shares one lookup of far memory: the tokens of a pass, or nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reach:
     """How far a query sees at true distance, and what it sees beyond (LM-Infinite, arXiv
@@ -38,11 +42,13 @@ class Reach:
         window: keys nearer than this are read at their true distance.
         ceiling: the distance at which all others that are still there are read.
         sinks: of those beyond the window, only the first so many; None: whatever is near.
+        lookup: whether the tokens of a pass share one lookup of far memory, or each has its own.
     """
 
     window: int
     ceiling: int
     sinks: int | None = None
+    lookup: Sharing = "chunk"
 
 
 class RetentionPolicy(Protocol):
@@ -113,10 +119,10 @@ class Far(Protocol):
     def add(self, leaving: Leaving) -> None:
         """Take tokens in."""
 
-    def read(self, q: Tensor, scale: float) -> Attended | None:
+    def read(self, q: Tensor, scale: float | None) -> Attended | None:
         """What q [B, Hq, T, D], already turned by the constant distance, reads of it: out
         [B, Hq, T, D] and lse [B, Hq, T], base 2. All T tokens share one lookup. None while it
-        holds nothing."""
+        holds nothing. `scale` is of the logits, by default 1 / sqrt(D)."""
 
     def fork(self) -> Far:
         """One that takes in tokens of its own from here on."""

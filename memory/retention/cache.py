@@ -24,7 +24,7 @@ from .attention import attached
 from .base import RetentionPolicy
 from .near import NearLayer
 from .plan import Plan, make_plan, places
-from .rope import Rope
+from .rope import Angles, Rope
 from .storage import Plain, StorageFormat
 from .surprisal import Surprisal
 from .tokens import Tokens
@@ -55,11 +55,7 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         self.policy = policy
         self.form = form or Plain()
         self.rope = Rope.of(model)
-        if policy.reach is not None and self.form.stride is not None:
-            raise ConfigError(
-                f"form={self.form.name!r} packs keys, and policy {policy.name!r} hands them on; use"
-                " it with a policy that reads all it keeps"
-            )
+        _check_together(policy, self.form)
         self.turn = 0
         self.seen = 0
         self._settled_at = 0
@@ -277,9 +273,7 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         angles = self.rope.angles(places(tokens, None)) if self.policy.reach is None else None
         window = 0 if self.policy.reach is None else self.policy.reach.window
         for layer in self.layers:
-            at = (
-                None if angles is None else (angles[0].to(layer.device), angles[1].to(layer.device))
-            )
+            at = None if angles is None else _on(angles, layer.device)
             layer.evict(kept, left, real, window, at)
 
     def _choose(self, tokens: Tokens, keep: int) -> tuple[Tensor, Tensor]:
@@ -308,20 +302,53 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
 
     # Copies.
 
-    def fork(self) -> RetentionCache:
+    def fork(
+        self, *, policy: RetentionPolicy | None = None, form: StorageFormat | None = None
+    ) -> RetentionCache:
         """A cache that goes on from here on its own; this one is not changed by it.
 
+        Args:
+            policy: what the fork keeps from here on, so that several policies share what they
+                read before any of them evicts; None: as this one does.
+            form: how it holds near keys and values; None: as this one does. So a text can be read
+                exactly and packed later: at the first multiple of the form's stride.
+
         Raises:
-            InputError: a forward pass is under way.
+            ConfigError: policy and form do not go together.
+            InputError: `policy` cannot take over what was read so far.
         """
         self._undo_unfinished()
+        if policy is not None:
+            self._check_heir(policy)
         fork = copy_of(self)
         fork.active = False
         fork._tokens = None if self._tokens is None else self._tokens.copy()
         fork._counts = self._counts.clone()
         fork._scores = self._scores.copy()
         fork.layers = [layer.copy() for layer in self.layers]
+        if policy is not None:
+            fork.policy = policy
+            fork._scores.kind = policy.scores
+            for layer in fork.layers:
+                layer.policy = policy
+        if form is not None:
+            fork._hold(form)
         return fork
+
+    def _check_heir(self, policy: RetentionPolicy) -> None:
+        """Whether `policy`, read from the start, would have come to what is held here."""
+        where = f"policy={policy.name!r} cannot go on from {self.policy.name!r}:"
+        if policy.reach is not None or self.policy.reach is not None:
+            raise InputError(f"{where} one of them has a reach; read the text anew")
+        if policy.scores not in (None, self.policy.scores):
+            raise InputError(
+                f"{where} it ranks by {policy.scores!r}, which was not noted; read the text anew"
+            )
+        if self._settled_at or (policy.budget is not None and self.seen > policy.budget):
+            raise InputError(
+                f"{where} {self.seen} tokens were read, and its budget={policy.budget}; fork before"
+                " either of them evicts"
+            )
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Only these rows, in this order; one may come several times.
@@ -382,14 +409,24 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         self._scores.restore(carried)
         self._count(counters["seen"])
 
+    def _hold(self, form: StorageFormat) -> None:
+        _check_together(self.policy, form)
+        self.form = form
+        angles = None
+        if self._tokens is not None:
+            angles = self.rope.angles(places(self._tokens, self.policy.reach))
+        for layer in self.layers:
+            layer.hold(form, None if angles is None else _on(angles, layer.device))
+
     def crop(self, tokens_to_remove: int) -> None:
-        """Take back the last tokens.
+        """Take back the last tokens; their number may be negative, as `generate` gives it.
 
         Raises:
             InputError: some of them made others leave, which crop cannot bring back.
         """
         self._undo_unfinished()
-        if tokens_to_remove <= 0:
+        tokens_to_remove = abs(tokens_to_remove)
+        if tokens_to_remove == 0:
             return
         tokens, seen = self.tokens, self.seen - tokens_to_remove
         if seen < self._settled_at:
@@ -406,3 +443,15 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
             layer.cut(length)
         self._scores.forget()
         self._count(seen)
+
+
+def _check_together(policy: RetentionPolicy, form: StorageFormat) -> None:
+    if policy.reach is not None and form.stride is not None:
+        raise ConfigError(
+            f"form={form.name!r} packs keys, and policy {policy.name!r} hands them on; use"
+            " it with a policy that reads all it keeps"
+        )
+
+
+def _on(angles: Angles, device: torch.device) -> Angles:
+    return angles[0].to(device), angles[1].to(device)

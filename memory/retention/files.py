@@ -17,10 +17,10 @@ from ...errors import ConfigError, PalimpsestError, StoreError
 from ...llm.fingerprint import fingerprint
 from .base import settings
 from .cache import RetentionCache
+from .formats.registry import open_format
 from .plan import places
 from .policies.registry import open_policy
 from .rope import attentions
-from .storage import Plain
 from .tokens import Tokens
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _rebuilt(
     header: Mapping[str, Any], tensors: Mapping[str, Tensor], model: PreTrainedModel
 ) -> RetentionCache:
     policy = open_policy(header["policy"], **header["options"])
-    cache = RetentionCache(model, policy, Plain())
+    cache = RetentionCache(model, policy, open_format(header["form"], **header["form_options"]))
     tokens = Tokens(**{name: tensors[f"tokens.{name}"] for name, _ in Tokens.empty(1)})
     cache.resume(tokens, header["counts"], tensors)
     angles = cache.rope.angles(places(tokens, policy.reach))

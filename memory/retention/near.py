@@ -34,7 +34,7 @@ class NearLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has no t
         self.policy = policy
         self.rope = rope
         self.seen = 0
-        self.store: Storage = form.storage()
+        self.store: Storage = form.storage(rope.pairing, rope.width)
         self.length = 0
         self.far: Far | None = None
         self._turned: Buffer | None = Buffer() if self.store.resident else None
@@ -90,9 +90,19 @@ class NearLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has no t
                 )
             )
         if self.far is not None and distant is not None:
-            far = self.far.read(distant, scale)
-            parts += [far] if far is not None else []
+            parts += self._looked_up(self.far, distant, scale)
         return _merged(parts, q)
+
+    def _looked_up(self, far: Far, distant: Tensor, scale: float) -> list[Attended]:
+        """What the pass, or each of its tokens, finds in far memory; nothing while it is empty."""
+        reach = self.policy.reach
+        tokens = 1 if reach is not None and reach.lookup == "step" else distant.shape[2]
+        read = [far.read(some, scale) for some in torch.split(distant, tokens, dim=2)]
+        found = [part for part in read if part is not None]
+        if not found:
+            return []
+        out, lse = (torch.cat([part[field] for part in found], dim=2) for field in (0, 1))
+        return [Attended(out, lse)]
 
     def _store(self, q: Tensor, placed: Tensor, keys: Tensor, values: Tensor, plan: Plan) -> None:
         self.store.append(keys, values)
@@ -184,6 +194,16 @@ class NearLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has no t
         copy._turned = None if self._turned is None else self._turned.copy()
         copy._asked = self._asked.copy()
         return copy
+
+    def hold(self, form: StorageFormat, angles: Angles | None) -> None:
+        """Hold what is near in another form; `angles` of all slots, None before the first."""
+        store = form.storage(self.rope.pairing, self.rope.width)
+        self._turned = Buffer() if store.resident else None
+        if angles is not None:
+            store.append(self.store.keys(), self.store.values())
+            if self._turned is not None:
+                self._turned.append(self.rope.turn(store.keys(), angles))
+        self.store = store
 
     def state(self) -> dict[str, Tensor]:
         """What a file needs of it, by name; turned keys are made anew."""

@@ -26,9 +26,11 @@ from ..database import MEND, Database, Purpose
 from ..record import Record, RecordId, Scope
 from .base import RetentionPolicy, settings
 from .cache import RetentionCache
+from .formats.registry import open_format
 from .policies.registry import POLICIES, open_policy
 from .rendering import messages
 from .shelf import Kept, Shelf, key_of
+from .storage import StorageFormat
 from .transcript import Line, Transcript, digest_lines
 
 if TYPE_CHECKING:
@@ -46,8 +48,8 @@ SHARED = 64
 class SessionCache(Memory):
     """The caches of all scopes under one policy; the memory's name is the policy's.
 
-    Options are the policy's own (see `palimpsest.memory.retention.policies`) and `live`, the
-    sessions kept in memory. Safe to use from several threads.
+    Options are the policy's own (see `palimpsest.memory.retention.policies`), `format`, how keys and
+    values are stored, and `live`, the sessions kept in memory. Safe to use from several threads.
     """
 
     place: ClassVar[Place] = "cache"
@@ -60,23 +62,28 @@ class SessionCache(Memory):
             ConfigError: no such option, or one breaks a rule.
         """
         own = dict(options)
-        live = own.pop("live", LIVE)
-        known = ["live", *(field.name for field in fields(POLICIES.load(name)))]
+        live, form = own.pop("live", LIVE), own.pop("format", "plain")
+        known = ["live", "format", *(field.name for field in fields(POLICIES.load(name)))]
         if strange := sorted(own.keys() - set(known)):
             raise ConfigError(f"memory {name!r} has no option {strange[0]!r}; it has {known}")
         if not isinstance(live, int) or isinstance(live, bool) or live < 1:
             raise ConfigError(f"{name}: live={live!r} must be a whole number of at least 1")
         try:
-            policy = open_policy(name, **own)
+            policy, stored = open_policy(name, **own), open_format(str(form))
         except TypeError as error:
             raise ConfigError(f"memory {name!r} cannot use {own}: {error}") from error
-        return cls(name, context, policy, live)
+        return cls(name, context, policy, stored, live)
 
     def __init__(
-        self, name: str, context: StoreContext, policy: RetentionPolicy, live: int = LIVE
+        self,
+        name: str,
+        context: StoreContext,
+        policy: RetentionPolicy,
+        form: StorageFormat,
+        live: int,
     ) -> None:
         self.name = name
-        self.policy = policy
+        self.policy, self.form = policy, form
         self.capabilities = Capabilities(recent_turns=SHARED, endless=policy.budget is not None)
         self._context = context
         self._lock = RLock()
@@ -85,7 +92,7 @@ class SessionCache(Memory):
         where = context.database_url or context.folder / "transcript.sqlite3"
         self._database = Database(where, purpose, read_only=context.read_only)
         self._due: dict[str, Scope] = {}
-        self._shelf = Shelf(context.folder / "caches", policy, live)
+        self._shelf = Shelf(context.folder / "caches", policy, form, live)
         if not context.read_only:
             self._shelf.sweep(self.held())
 
@@ -100,7 +107,7 @@ class SessionCache(Memory):
             CapabilityError: it has no rotary embedding that can be taken over.
         """
         if (model := self._model) is not None:
-            RetentionCache(model, self.policy)
+            RetentionCache(model, self.policy, self.form)
 
     def write(self, records: Sequence[Record]) -> list[Artefact]:
         """Take records in; see `Memory.write`. A reply makes the cache that its turn left the
@@ -262,6 +269,7 @@ class Reading:
         self._model: PreTrainedModel | None = None
         self._explain: dict[str, Any] = {
             "policy": {"name": store.policy.name, **settings(store.policy)},
+            "format": store.form.name,
             "messages_to_read": len(lines),
         }
         if kept is not None:
@@ -288,7 +296,11 @@ class Reading:
         """A cache to go on with, in a new turn."""
         self._model = model
         self.requests += 1
-        cache = self._kept.cache.fork() if self._kept else RetentionCache(model, self._store.policy)
+        store = self._store
+        if self._kept is not None:
+            cache = self._kept.cache.fork()
+        else:
+            cache = RetentionCache(model, store.policy, store.form)
         cache.begin_turn()
         return cache
 

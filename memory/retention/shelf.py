@@ -20,6 +20,7 @@ from ...errors import PalimpsestError
 from ..record import RecordId, Scope
 from .base import RetentionPolicy, settings
 from .files import restore, save
+from .storage import StorageFormat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,8 +74,11 @@ class Shelf:
         version: changes whenever something was dropped: what was built before is not to be kept.
     """
 
-    def __init__(self, folder: Path | None, policy: RetentionPolicy, limit: int) -> None:
-        self._folder, self._policy, self._limit = folder, policy, limit
+    def __init__(
+        self, folder: Path | None, policy: RetentionPolicy, form: StorageFormat, limit: int
+    ) -> None:
+        self._folder, self._limit = folder, limit
+        self._policy, self._form = policy, form
         self._places: OrderedDict[str, _Place] = OrderedDict()
         self.version = 0
 
@@ -205,7 +209,8 @@ class Shelf:
 
     @property
     def _spec(self) -> dict[str, Any]:
-        return {"name": self._policy.name, **settings(self._policy)}
+        parts = {"policy": self._policy, "format": self._form}
+        return {kind: {"name": part.name, **settings(part)} for kind, part in parts.items()}
 
     def _notes(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """What lies in files, by key."""

@@ -11,6 +11,8 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+from ...kernels.base import Pairing
+
 
 class Storage(Protocol):
     """Keys and values of S tokens, [B, H, S, D] each, in whatever form."""
@@ -65,8 +67,8 @@ class StorageFormat(Protocol):
     def stride(self) -> int | None:
         """Tokens between one packing and the next; None: nothing is packed."""
 
-    def storage(self) -> Storage:
-        """An empty one."""
+    def storage(self, pairing: Pairing, width: int) -> Storage:
+        """An empty one, for heads whose first `width` channels rotate, paired so."""
 
 
 @dataclass(slots=True)
@@ -192,6 +194,6 @@ class Plain:
     name: ClassVar[str] = "plain"
     stride: int | None = None
 
-    def storage(self) -> PlainStorage:
+    def storage(self, pairing: Pairing, width: int) -> PlainStorage:
         """An empty one."""
         return PlainStorage()

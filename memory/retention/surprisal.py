@@ -39,16 +39,16 @@ class Surprisal:
         uniform = math.log(logits.shape[-1])
         if self.kind == "surprisal":
             expected = logits[:, :-1]
-            scores = _surprisal(expected, ids[:, 1:])
+            scores = surprisal(expected, ids[:, 1:])
             first = ids[:, :1]
             head = (
                 torch.full(first.shape, uniform)
                 if self.last is None
-                else _surprisal(self.last[:, None], first)
+                else surprisal(self.last[:, None], first)
             )
             scores = torch.cat([head, scores], dim=1)
         else:
-            repeat = _surprisal(logits, ids)
+            repeat = surprisal(logits, ids)
             before = self.last_repeat if self.last_repeat is not None else repeat[:, :1]
             scores = torch.cat([before, repeat[:, :-1]], dim=1)
             self.last_repeat = repeat[:, -1:]
@@ -82,7 +82,7 @@ class Surprisal:
         return copy_of(self)
 
 
-def _surprisal(logits: Tensor, ids: Tensor) -> Tensor:
+def surprisal(logits: Tensor, ids: Tensor) -> Tensor:
     """-ln P in nats of ids [B, T] under logits [B, T, V], on the CPU."""
     parts = [torch.empty(ids.shape[0], 0)]
     for start in range(0, ids.shape[1], ROWS):

@@ -339,9 +339,26 @@ def test_it_is_refused_when_the_agent_is_built(open_agent: OpenAgent, tiny_llm: 
         ("sirllm:wings=2", "no option 'wings'"),
         ("sirllm:budget=many", "many"),
         ("sirllm:live=0", "live=0"),
+        ("sirllm:format=gold", "gold"),
+        ("lm_infinite:format=int8", "int8"),
     ):
         with pytest.raises(ConfigError, match=what):
             open_agent(spec)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["full", "infllm:window=64,sinks=4,block=16,k=2,stride=16", "sinks:budget=512,format=int8"],
+)
+def test_every_policy_and_format_goes_on_from_its_file(
+    open_agent: OpenAgent, tmp_path: Path, spec: str
+) -> None:
+    for question in (FIRST, SECOND):
+        agent = open_agent(spec)
+        agent.ask(question)
+    assert account(agent)["messages_to_read"] == 0
+    assert account(agent)["tokens_read"] < account(agent)["tokens_seen"]
+    assert len(caches(tmp_path)) == 1
 
 
 def _without_rotary(llm: LocalLLM) -> LocalLLM:

@@ -226,7 +226,20 @@ def test_an_unknown_bench_lists_those_there_are() -> None:
 
 
 def test_every_row_of_the_registry_leads_to_a_bench() -> None:
-    names = ("fit", "forget", "kernels", "poison", "recall", "scm", "sort", "store")
+    names = (
+        "fit",
+        "forget",
+        "formats",
+        "kernels",
+        "needles",
+        "poison",
+        "recall",
+        "scm",
+        "sirllm",
+        "sort",
+        "store",
+        "stream",
+    )
     assert {name: callable(BENCHES.load(name)) for name in BENCHES} == dict.fromkeys(names, True)
 
 

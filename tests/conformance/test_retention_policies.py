@@ -9,6 +9,7 @@ import torch
 from palimpsest.errors import ConfigError, InputError
 from palimpsest.memory.retention import RetentionCache, open_policy, read
 from palimpsest.memory.retention.files import restore, save
+from palimpsest.memory.retention.near import NearLayer
 from palimpsest.memory.retention.policies.registry import POLICIES
 from torch import Tensor, nn
 
@@ -22,8 +23,10 @@ SMALL = {
     "sirllm": "sirllm:budget=24,stride=4,sinks=2",
     "h2o": "h2o:budget=24,stride=4",
     "lm_infinite": "lm_infinite:window=18,sinks=2,stride=4",
+    "infllm": "infllm:window=14,sinks=2,stride=16,block=16,k=2,lookup=step",
+    "retrieval": "retrieval:window=16,sinks=2,stride=4,k=5,lookup=step",
 }
-"""Each with 24 tokens near at most, but for the full one."""
+"""Each with 24 or 32 tokens near at most, but for the full one."""
 
 LARGE = {
     "full": "full",
@@ -33,6 +36,8 @@ LARGE = {
     "sirllm": "sirllm:budget=80",
     "h2o": "h2o:budget=80",
     "lm_infinite": "lm_infinite:window=80",
+    "infllm": "infllm:window=80",
+    "retrieval": "retrieval:window=80",
 }
 """Each with room for the whole text."""
 
@@ -46,6 +51,10 @@ def small(request: pytest.FixtureRequest) -> str:
 
 def difference(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max())
+
+
+def near_bytes(layer: NearLayer) -> int:
+    return layer.nbytes - (layer.far.nbytes if layer.far is not None else 0)
 
 
 def test_every_registered_policy_is_in_the_tables() -> None:
@@ -83,8 +92,8 @@ def test_seen_and_stored_are_two_numbers_and_memory_stays_flat(small: str) -> No
     for part in torch.split(text(240), 40, dim=1):
         logits_of(model, cache, part, 40)
         if cache.policy.budget is not None:
-            assert len(cache.tokens) <= cache.policy.budget == 24
-        sizes.append(cache.nbytes)
+            assert len(cache.tokens) <= cache.policy.budget <= 32
+        sizes.append(sum(near_bytes(layer) for layer in cache.layers))
     assert cache.get_seq_length() == cache.seen == 240
     if cache.policy.budget is not None:
         assert sizes[1] == sizes[-1]
@@ -240,7 +249,7 @@ def test_more_than_fits_at_once_is_refused_with_the_remedy(small: str) -> None:
     if cache.room is None:
         pytest.skip("everything fits")
     with cache.attached(model), torch.no_grad(), pytest.raises(InputError, match="prefill_chunk"):
-        model(input_ids=text(40), past_key_values=cache)
+        model(input_ids=text(60), past_key_values=cache)
 
 
 @pytest.mark.parametrize("name", sorted(SMALL))
@@ -252,6 +261,8 @@ def test_a_budget_without_room_is_refused(name: str) -> None:
         "sirllm": {"budget": 5, "sinks": 4},
         "h2o": {"budget": 1},
         "lm_infinite": {"window": 0},
+        "infllm": {"window": 1},
+        "retrieval": {"k": 0},
     }.get(name)
     if options is None:
         pytest.skip("it has no budget")

@@ -100,16 +100,14 @@ class BlockMemory:
         real = leaving.real.gather(1, first)
         at = first[:, None, :].expand(-1, leaving.wanted.shape[1], -1)
         wanted = leaving.wanted.gather(2, at)
+        b, h, _, d = leaving.keys.shape
         keys, values = (
-            x.gather(2, first[:, None, :, None].expand_as(x)).unflatten(2, (-1, block))
+            x.gather(2, first[:, None, :, None].expand_as(x)).view(b, h, -1, block, d)
             for x in (leaving.keys, leaving.values)
-        )  # [B, H, M, P, D]
-        lengths = real.unflatten(1, (-1, block)).sum(dim=2, dtype=torch.int32)
-        self._summaries.append(
-            _represented(
-                keys, wanted.unflatten(2, (-1, block)), real.unflatten(1, (-1, block)), self.lookup
-            )
         )
+        wanted, real = wanted.view(b, -1, n // block, block), real.view(b, -1, block)
+        self._summaries.append(_represented(keys, wanted, real, self.lookup))
+        lengths = real.sum(dim=2, dtype=torch.int32)
         for pool, x in ((self._keys, keys), (self._values, values)):
             pool.append(x.permute(2, 0, 1, 3, 4).flatten(0, 1).to(HOST))
         self._lengths.append(lengths.T.flatten().to(HOST))
@@ -223,7 +221,7 @@ def _represented(keys: Tensor, wanted: Tensor, real: Tensor, lookup: Lookup) -> 
     """
     group = wanted.shape[1] // keys.shape[1]
     if lookup.heads == "kv_head":
-        wanted = wanted.unflatten(1, (-1, group)).sum(dim=2)
+        wanted = wanted.view(len(wanted), -1, group, *wanted.shape[2:]).sum(dim=2)
     else:
         keys = keys.repeat_interleave(group, dim=1)
     wanted = wanted.masked_fill(~real[:, None], -torch.inf)

@@ -181,7 +181,7 @@ class ListedIndex(FlatIndex):
         reached = (lists.ends - starts)[order].cumsum(0)
         last = int(torch.searchsorted(reached, torch.tensor(wanted, dtype=reached.dtype))) + 1
         spans = zip(starts[order[:last]].tolist(), lists.ends[order[:last]].tolist(), strict=True)
-        found = torch.cat([lists.members[start:end] for start, end in spans]).unique()
+        found = _distinct(torch.cat([lists.members[start:end] for start, end in spans]))
         return torch.cat([found, torch.arange(listed, len(self))])
 
     def state(self) -> dict[str, Tensor]:
@@ -201,7 +201,7 @@ class ListedIndex(FlatIndex):
 
 
 class IvfIndex(ListedIndex):
-    """Lists by clusters of keys, which are taken less their mean (as RetroInfer, arXiv 2505.02922)."""
+    """Lists by clusters of keys, taken less their mean (as RetroInfer, arXiv 2505.02922)."""
 
     def build(self, queries: Tensor) -> Lists:
         """Every key in the list of its cluster."""
@@ -223,7 +223,7 @@ class TaughtIndex(ListedIndex):
         """A key may be in several lists, or in none."""
         means, nearest = _clusters(queries.float())
         ranked = _ranked(queries, self.keys(), min(RANKED, len(self)))
-        lists = [ranked[nearest == cluster].unique() for cluster in range(len(means))]
+        lists = [_distinct(ranked[nearest == cluster]) for cluster in range(len(means))]
         ends = torch.tensor([len(each) for each in lists]).cumsum(0)
         return Lists(means.to(self.keys().dtype), torch.cat(lists), ends, torch.tensor([len(self)]))
 
@@ -242,9 +242,13 @@ def _ranked(queries: Tensor, keys: Tensor, k: int) -> Tensor:
     each = Summaries(keys[None, :, None, None].contiguous())
     parts = [
         score_blocks(some[None].contiguous(), each, k, share="query_head").ids[0]
-        for some in queries.split(128)
+        for some in torch.split(queries, 128)
     ]
     return torch.cat(parts).long()
+
+
+def _distinct(ids: Tensor) -> Tensor:
+    return torch.unique(ids)  # type: ignore[no-any-return]
 
 
 def _clusters(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -263,4 +267,4 @@ def _clusters(x: Tensor) -> tuple[Tensor, Tensor]:
 def _nearest(x: Tensor, means: Tensor) -> Tensor:
     """Of each row the mean at the smallest angle, int64 [n]."""
     unit = torch.nn.functional.normalize(means, dim=1)
-    return torch.cat([(some @ unit.T).argmax(dim=1) for some in x.split(4096)])
+    return torch.cat([(some @ unit.T).argmax(dim=1) for some in torch.split(x, 4096)])

@@ -58,9 +58,10 @@ class KeyMemory:
     def find(self, q: Tensor) -> list[Tensor]:
         """Keys that q [B, Hq, T, D] reads, int64 [min(k, n)] for each row and KV head, in the order
         of the text."""
-        mean = q.float().mean(dim=2).unflatten(1, (self.shape.heads, -1)).to(self.shape.dtype).cpu()
+        mean = q.float().mean(dim=2).to(self.shape.dtype).cpu()
+        mean = mean.view(len(q), self.shape.heads, -1, q.shape[3])
         return [
-            index.search(mean[row, head].contiguous(), self.k).sort().values
+            index.search(mean[row, head], self.k).sort().values
             for index, (_, row, head) in zip(self.indexes, self._streams(), strict=True)
         ]
 
@@ -93,7 +94,7 @@ class KeyMemory:
             return
         t = q.shape[2]
         some = q[:, :, torch.arange(min(t, SAMPLED)) * t // min(t, SAMPLED)].cpu()
-        grouped = some.unflatten(1, (self.shape.heads, -1)).flatten(2, 3)
+        grouped = some.reshape(len(q), self.shape.heads, -1, q.shape[3])
         for number, row, head in self._streams():
             kept = torch.cat([self.queries[number], grouped[row, head]])
             self.queries[number] = kept[-LEARNED:]
@@ -120,9 +121,10 @@ class KeyMemory:
         """See `Far`."""
         fresh = KeyMemory(self.shape, self.k, self._make)
         for number, index in enumerate(fresh.indexes):
-            prefix = f"{number}."
             own = {
-                n.removeprefix(prefix): x.cpu() for n, x in state.items() if n.startswith(prefix)
+                name.partition(".")[2]: tensor.cpu()
+                for name, tensor in state.items()
+                if name.partition(".")[0] == str(number)
             }
             fresh.queries[number] = own.pop("queries")
             if "values" in own:
@@ -134,7 +136,8 @@ class KeyMemory:
     def nbytes(self) -> int:
         """See `Far`."""
         held = sum(index.nbytes for index in self.indexes)
-        return held + sum(x.nbytes for x in (*self._values, *self.queries))
+        held += sum(pool.nbytes for pool in self._values)
+        return held + sum(queries.nbytes for queries in self.queries)
 
     def __len__(self) -> int:
         """See `Far`."""

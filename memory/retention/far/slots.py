@@ -55,11 +55,10 @@ class Slots:
             full = len(self._slots) == len(self.bank.keys)
             slot = self._slots.popitem(last=False)[1] if full else len(self._slots)
             self._slots[blocks[at]] = slot
+        found = [self._slots[block] for block in blocks]
         if missing:
-            self._copy(
-                [rows[at] for at in missing], [self._slots[blocks[at]] for at in missing], pool
-            )
-        return [self._slots[block] for block in blocks]
+            self._copy([rows[at] for at in missing], [found[at] for at in missing], pool)
+        return found
 
     def _copy(self, rows: list[int], slots: list[int], pool: Bank) -> None:
         assert self.bank.lengths is not None and pool.lengths is not None

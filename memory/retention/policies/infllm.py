@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ....errors import ConfigError
 from ....kernels.base import BLOCKS, one_of
-from ..base import FarShape, Reach, Scores, whole_strides
+from ..base import FarShape, Reach, Scores, Sharing, whole_strides
 from ..far.blocks import BlockMemory, Heads, Lookup
 from ..tokens import Tokens
 
@@ -31,6 +31,8 @@ class InfLLM:
         k: blocks that are read at once.
         stride: tokens that share one lookup when a text is read (an execution block), and between
             one eviction and the next; a multiple of `block`.
+        lookup: `chunk`, the tokens of a pass share one by their mean query, as in the paper;
+            `step`, each token has its own, which is slow where a text is read.
         heads: whose wants choose the representatives: those of all query heads of a KV head
             together, or, as in the paper, of each query head.
         cached: blocks of each layer that stay on the device; None: two passes' worth. On a CPU
@@ -45,6 +47,7 @@ class InfLLM:
     representatives: int = 4
     k: int = 16
     stride: int = 512
+    lookup: Sharing = "chunk"
     heads: Heads = "kv_head"
     cached: int | None = None
 
@@ -52,6 +55,7 @@ class InfLLM:
         for name, least in (("window", 2), ("sinks", 1), ("representatives", 1), ("k", 1)):
             check_least(self.name, name, getattr(self, name), least)
         one_of("block", self.block, BLOCKS)
+        one_of("lookup", self.lookup, get_args(Sharing))
         one_of("heads", self.heads, get_args(Heads))
         if self.stride < 1 or self.stride % self.block:
             raise ConfigError(
@@ -77,7 +81,7 @@ class InfLLM:
     @property
     def reach(self) -> Reach:
         """The window; whatever is near beyond it at the ceiling, as far blocks are."""
-        return Reach(self.window, self.window - 1)
+        return Reach(self.window, self.window - 1, lookup=self.lookup)
 
     def priority(self, tokens: Tokens, turn: int) -> Tensor:
         """By position, the sinks before all."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
-from ....errors import ConfigError
-from ....registry import Registry, parse_spec
+from ....registry import Registry
 from ..base import RetentionPolicy
 
 POLICIES = Registry(
@@ -33,11 +31,5 @@ def open_policy(spec: str, **options: Any) -> RetentionPolicy:
         UnknownName: no such policy.
         ConfigError: it has no such option, or an option breaks a rule.
     """
-    name, given = parse_spec(spec)
-    target = POLICIES.load(name)
-    known = [field.name for field in fields(target)]
-    for option in {**given, **options}:
-        if option not in known:
-            raise ConfigError(f"policy {name!r} has no option {option!r}; it has {known}")
-    policy: RetentionPolicy = target(**{**given, **options})
+    policy: RetentionPolicy = POLICIES.build(spec, **options)
     return policy

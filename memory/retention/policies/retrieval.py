@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ....errors import ConfigError
 from ....kernels.base import one_of
-from ..base import FarShape, Reach, Scores, whole_strides
+from ..base import FarShape, Reach, Scores, Sharing, whole_strides
 from ..far.index import FlatIndex, IvfIndex, KeyIndex, TaughtIndex
 from ..far.keys import KeyMemory
 from ..tokens import Tokens
@@ -36,6 +36,7 @@ class Retrieval:
             clusters of past queries.
         scan: share of the keys that the last two compare.
         stride: tokens that share one lookup when a text is read, and between evictions.
+        lookup: `chunk`, the tokens of a pass share one by their mean query; `step`, each its own.
     """
 
     name: ClassVar[str] = "retrieval"
@@ -46,10 +47,12 @@ class Retrieval:
     index: Index = "flat"
     scan: float = 0.1
     stride: int = 256
+    lookup: Sharing = "chunk"
 
     def __post_init__(self) -> None:
         for name, least in (("window", 2), ("sinks", 1), ("k", 1), ("stride", 1)):
             check_least(self.name, name, getattr(self, name), least)
+        one_of("lookup", self.lookup, get_args(Sharing))
         one_of("index", self.index, get_args(Index))
         if not 0 < self.scan <= 1:
             raise ConfigError(f"{self.name}: scan={self.scan} must be within (0, 1]")
@@ -62,7 +65,7 @@ class Retrieval:
     @property
     def reach(self) -> Reach:
         """The window; whatever is near beyond it at the ceiling, as far keys are."""
-        return Reach(self.window, self.window - 1)
+        return Reach(self.window, self.window - 1, lookup=self.lookup)
 
     def priority(self, tokens: Tokens, turn: int) -> Tensor:
         """By position, the sinks before all."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from palimpsest.errors import ConfigError
-from palimpsest.memory.retention.base import FarShape
+from palimpsest.memory.retention.base import FarShape, RetentionPolicy
 from palimpsest.memory.retention.cache import RetentionCache
 from palimpsest.memory.retention.policies.infllm import InfLLM
 from palimpsest.memory.retention.policies.registry import open_policy
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 INFLLM = InfLLM(window=40, sinks=8, block=16, k=99, stride=32)
-POLICIES = {
+POLICIES: dict[str, RetentionPolicy] = {
     "infllm": INFLLM,
     "infllm, representatives by query head": InfLLM(
         window=40, sinks=8, block=16, k=99, stride=32, heads="query_head"
@@ -57,7 +57,13 @@ def text(n: int, rows: int = 1, *, dim: int = 16, seed: int = 0) -> Text:
     """q [B, 4, n, D], keys and values [B, 2, n, D]."""
     some = torch.Generator().manual_seed(seed)
     q = torch.randn(rows, 4, n, dim, generator=some)
-    return q, *(torch.randn(rows, 2, n, dim, generator=some) for _ in range(2))
+    keys, values = (torch.randn(rows, 2, n, dim, generator=some) for _ in range(2))
+    return q, keys, values
+
+
+def part(words: Text, start: int, end: int) -> Text:
+    q, keys, values = (x[:, :, start:end] for x in words)
+    return q, keys, values
 
 
 def dense(cache: RetentionCache, words: Text, window: int, real: Tensor | None = None) -> Tensor:
@@ -81,7 +87,8 @@ def dense(cache: RetentionCache, words: Text, window: int, real: Tensor | None =
     distance = (place[:, :, None] - place[:, None, :])[:, None]
     logits = torch.where(distance < window, near, far) / d**0.5
     logits = logits.masked_fill((distance < 0) | ~real[:, None, None], -torch.inf)
-    return logits.softmax(-1).nan_to_num(nan=0.0) @ values
+    read: Tensor = logits.softmax(-1).nan_to_num(nan=0.0) @ values
+    return read
 
 
 def feed(cache: RetentionCache, words: Text, most: int = 999, real: Tensor | None = None) -> Tensor:
@@ -91,10 +98,10 @@ def feed(cache: RetentionCache, words: Text, most: int = 999, real: Tensor | Non
         room = cache.room
         assert room is not None
         end = min(n, done + min(most, room))
-        some = [x[:, :, done:end] for x in words]
+        q, keys, values = (x[:, :, done:end] for x in words)
         there = None if real is None else real[:, done:end]
         for layer in range(2):
-            read = cache.attend(layer, *some, there, None)
+            read = cache.attend(layer, q, keys, values, there, 16**-0.5)
         parts.append(read)
         done = end
     return torch.cat(parts, dim=2)
@@ -153,8 +160,8 @@ def test_chunks_that_end_where_blocks_end_read_the_same(model: LlamaForCausalLM,
     words = text(304)
     whole, parts = (RetentionCache(model, policy) for _ in range(2))
     once = feed(whole, words)
-    first = feed(parts, tuple(x[:, :, :128] for x in words))
-    second = feed(parts, tuple(x[:, :, 128:] for x in words))
+    first = feed(parts, part(words, 0, 128))
+    second = feed(parts, part(words, 128, 304))
     assert torch.equal(once, torch.cat([first, second], dim=2))
     assert not torch.allclose(once.double(), dense(whole, words, 40), atol=1e-3)
 
@@ -189,10 +196,8 @@ def test_what_is_made_anew_from_its_state_reads_and_goes_on_alike(
     feed(cache, text(200))
     copy = cache.fork()
     for layer in copy.layers:
-        position = cache.tokens.position
-        layer.restore(
-            {n: t.clone() for n, t in layer.state().items()}, SHAPE, cache.rope.angles(position)
-        )
+        state = {name: tensor.clone() for name, tensor in layer.state().items()}
+        layer.restore(state, SHAPE.query_heads, cache.rope.angles(cache.tokens.position))
     more = text(150, seed=7)
     assert copy.nbytes <= cache.nbytes + 2 * 40 * 16 * 2 * 2 * 16 * 4
     assert copy.stored == cache.stored == 200
@@ -202,6 +207,7 @@ def test_what_is_made_anew_from_its_state_reads_and_goes_on_alike(
 def test_a_far_memory_of_nothing_can_be_made_anew(model: LlamaForCausalLM) -> None:
     for name in NAMES:
         far = POLICIES[name].far(SHAPE)
+        assert far is not None
         far.restore(far.state())
         assert len(far) == 0 and far.read(torch.randn(1, 4, 3, 16), 0.25) is None
 
@@ -238,3 +244,11 @@ def test_a_model_generates_past_the_window(model: LlamaForCausalLM, name: str) -
 def test_options_that_cannot_work_are_refused_by_name(spec: str, rule: str) -> None:
     with pytest.raises(ConfigError, match=rule):
         open_policy(spec)
+
+
+@pytest.mark.parametrize("spec", ["lm_infinite", "infllm", "retrieval", "infllm:sinks=1,window=2"])
+def test_chunks_of_one_stride_never_cross_an_eviction(spec: str) -> None:
+    policy = open_policy(spec)
+    assert policy.budget is not None and policy.budget % policy.stride == 0
+    assert policy.reach is not None
+    assert policy.budget - policy.stride >= policy.reach.window

@@ -1,0 +1,1 @@
+"""How near keys and values are held in few bits, a format a file."""
