@@ -48,8 +48,9 @@ SHARED = 64
 class SessionCache(Memory):
     """The caches of all scopes under one policy; the memory's name is the policy's.
 
-    Options are the policy's own (see `palimpsest.memory.retention.policies`), `format`, how keys and
-    values are stored, and `live`, the sessions kept in memory. Safe to use from several threads.
+    Options are the policy's own (see `palimpsest.memory.retention.policies`); `format`, how keys
+    and values are stored; and `live`, the sessions kept in memory. Safe to use from several
+    threads.
     """
 
     place: ClassVar[Place] = "cache"
