@@ -209,7 +209,10 @@ class Shelf:
 
     @property
     def _spec(self) -> dict[str, Any]:
-        parts = {"policy": self._policy, "format": self._form}
+        parts: dict[str, RetentionPolicy | StorageFormat] = {
+            "policy": self._policy,
+            "format": self._form,
+        }
         return {kind: {"name": part.name, **settings(part)} for kind, part in parts.items()}
 
     def _notes(self) -> Iterator[tuple[str, dict[str, Any]]]:
