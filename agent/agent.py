@@ -350,8 +350,9 @@ class Agent(Operations, Runnable[AgentInput, Reply]):
         )
 
     def derive(self, cancel: Event | None = None) -> int:
-        """Do the slow work that stores have put off (turn summaries); returns how many records it
-        made. Stops soon after `cancel` is set; `start_background` does this between turns."""
+        """Do the slow work that stores have put off (turn summaries, caches to be read again);
+        returns how many records it made. Stops soon after `cancel` is set; `start_background` does
+        this between turns."""
         cancel = cancel or Event()
         made = 0
         for memory in self.memories:
@@ -360,6 +361,7 @@ class Agent(Operations, Runnable[AgentInput, Reply]):
                     self.ledger.append([record])
                     made += 1
         self._loop.follow()
+        self._loop.catch_up_caches(cancel)
         return made
 
     # Forgetting.

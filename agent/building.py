@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from ..errors import CapabilityError, LedgerError
 from ..llm.base import LLM
-from ..llm.open import open_llm
+from ..llm.open import UnopenedLLM, open_llm
 from ..llm.places import check_place
 from ..memory.backup_file import LEDGER
 from ..memory.backups import left_alone
@@ -118,6 +118,8 @@ def check_memory(memory: Memory, llm: LLM) -> None:
             f"memory {memory.name!r} needs a model with {sorted(missing)}, and {llm.name!r} has"
             f" {sorted(llm.capabilities)}; choose other options for it, or a model in this process"
         )
+    if not isinstance(llm, UnopenedLLM):  # which nothing is asked of, or not yet
+        memory.check_model(llm)
 
 
 def lazily(embedder: str | Embedder, device: str) -> Callable[[], Embedder]:

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from threading import RLock
+from threading import Event, RLock
+from typing import TYPE_CHECKING
 
-from ..llm.base import LLM, Token
-from ..llm.places import Contribution, Note, Prompt, compose
+from ..errors import CapabilityError
+from ..llm.base import LLM, SupportsReading, Token
+from ..llm.places import Cache, Contribution, Note, Prompt, compose
 from ..memory.base import Cue, Memory
 from ..memory.ledger import Ledger
 from ..memory.projection import attend, catch_up
-from ..memory.record import TRUST, Record, RecordId, Turn, now
+from ..memory.record import TRUST, Record, RecordId, Scope, Turn, now
 from .prompt import PromptBuilder
 from .request import Request
 from .tools import ToolLoop, ToolResult
 from .trace import MemoryTrace, NoteTrace, Trace
+
+if TYPE_CHECKING:
+    from ..memory.reading import Progress
 
 
 class Loop:
@@ -47,14 +52,14 @@ class Loop:
         Whatever ends the turn early, what was said until then is kept, marked with why it ended.
         """
         clock = _Clock()
-        budget, room = self.prompt.budget(request)
+        budget, room = self.prompt.budget(request, endless=self.endless)
         message = redo.user if redo else self.hear(request)
         began = self.ledger.last_seq()
         trace = Trace(model=self.llm.name, session=str(request.scope.session), message=message.id)
         cue = self.cue(request, message, budget)
         contributions = self.recall(cue, trace)
         composition = compose(contributions)
-        prompt, kept = self.prompt.place(request, composition.prompts, room)
+        prompt, kept = self.prompt.place(request, composition.prompts, room, composition.cache)
         trace.note(kept)
         trace.recall_ms = clock.ms()
         said: list[str] = []
@@ -87,6 +92,11 @@ class Loop:
                 self.ledger.traces.put(trace.id, request.scope, trace.reply, trace.to_json())
         return trace
 
+    @property
+    def endless(self) -> bool:
+        """Whether a message may be longer than the model's window."""
+        return any(memory.capabilities.endless for memory in self.memories)
+
     def hear(self, request: Request) -> Record:
         """The user's message, durable before anything else happens."""
         record = Record(text=request.message, scope=request.scope)
@@ -95,16 +105,20 @@ class Loop:
 
     def cue(self, request: Request, message: Record, budget: int) -> Cue:
         """What the memories may look at: the message, the turns before it, and the budget."""
-        wanted = max((m.capabilities.recent_turns for m in self.memories), default=0)
-        turns = self.ledger.turns(request.scope, wanted + 1) if wanted else []
-        before = [turn for turn in turns if turn.user.id < message.id][-wanted:]
         return Cue(
             message=request.message,
             scope=request.scope,
-            recent=tuple(before),
+            recent=self.recent(request.scope, message),
             budget=budget,
             now=now(),
+            record=message.id,
         )
+
+    def recent(self, scope: Scope, before: Record | None = None) -> tuple[Turn, ...]:
+        """The last turns of a session, up to a message, as many as any memory wants."""
+        wanted = max((m.capabilities.recent_turns for m in self.memories), default=0)
+        turns = self.ledger.turns(scope, wanted + 1) if wanted else []
+        return tuple(turn for turn in turns if before is None or turn.user.id < before.id)[-wanted:]
 
     def recall(self, cue: Cue, trace: Trace) -> list[Contribution]:
         """What each memory gives to this turn, and how long it took."""
@@ -116,6 +130,40 @@ class Loop:
             given.append(contribution)
             trace.memories.append(_account(memory, contribution, clock.ms()))
         return given
+
+    def read_ahead(
+        self, scope: Scope, progress: Progress | None = None, cancel: Event | None = None
+    ) -> list[Contribution]:
+        """Let every cache of a session read what it has not read yet; returns what each of them
+        then says of itself. What a cancelled reading leaves is read before the next reply.
+
+        Raises:
+            CapabilityError: the model only reads to answer.
+        """
+        cue = Cue(message="", scope=scope, recent=self.recent(scope), budget=0, now=now())
+        read: list[Contribution] = []
+        for memory in (memory for memory in self.memories if memory.place == "cache"):
+            with self.stores:
+                cache = memory.recall(cue)
+            assert isinstance(cache, Cache)
+            if cache.holds and (cache.turns or cache.unread):
+                if not isinstance(self.llm, SupportsReading):
+                    raise CapabilityError(
+                        f"model {self.llm.name!r} only reads to answer; what memory"
+                        f" {memory.name!r} has to read, it reads with the next message"
+                    )
+                opening = self.prompt.opening(cache)
+                self.llm.read(opening, cache, progress=progress, cancel=cancel)
+            read.append(cache)
+        return read
+
+    def catch_up_caches(self, cancel: Event) -> None:
+        """Read again, between turns, what caches have lost to a forgetting."""
+        for memory in self.memories:
+            for scope in memory.due():
+                if cancel.is_set():
+                    return
+                self.read_ahead(scope, cancel=cancel)
 
     def forgotten(self, message: Record, trace: Trace, began: int) -> bool:
         """Whether the message, or anything the memories gave to its turn, was forgotten since the

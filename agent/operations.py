@@ -23,6 +23,7 @@ from .exchange import Exported, export, take_in
 from .forgetting import asked_scope
 from .ingest import Ingester
 from .receipt import Ingested
+from .request import turn_scope
 from .stats import Stats, stats
 
 if TYPE_CHECKING:
@@ -83,6 +84,22 @@ class Operations:
             progress=progress,
             cancel=cancel or Event(),
         ).run(Path(path))
+
+    def read_ahead(
+        self, *, progress: Progress | None = None, cancel: Event | None = None, **options: Any
+    ) -> dict[str, dict[str, Any]]:
+        """Let the session's caches read what was said or taken in since they last read, so that
+        the next answer does not wait for it. Returns each one's account of itself, by its name.
+
+        Args:
+            progress: called as (tokens read, tokens to read).
+            cancel: set it from another thread to end early; the rest is read before the next reply.
+        """
+        scope = turn_scope(self.scope, options)
+        with self._background.paused():
+            self._loop.follow()
+            read = self._loop.read_ahead(scope, progress, cancel)
+        return {each.memory: dict(each.explain) for each in read}
 
     def quarantined(self, **options: Any) -> list[Record]:
         """What documents and tools said that gives orders, oldest first: kept in the ledger and

@@ -13,7 +13,7 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 
 from ..errors import ContextOverflow
 from ..llm.base import LLM
-from ..llm.places import Note, Prompt
+from ..llm.places import Cache, Note, Prompt
 from .request import Request
 
 SYSTEM = "You are a helpful assistant with a memory."
@@ -42,9 +42,9 @@ class PromptBuilder:
         self._llm = llm
         self._system = SYSTEM if system is None else system
 
-    def budget(self, request: Request) -> tuple[int, int]:
+    def budget(self, request: Request, *, endless: bool = False) -> tuple[int, int]:
         """Tokens that memory may take, and that the whole prompt may: the window less room for a
-        reply, without and with the bare prompt.
+        reply, without and with the bare prompt. With `endless`, the message may be of any length.
 
         Raises:
             ContextOverflow: the message alone is too long; nothing has been stored yet.
@@ -52,46 +52,68 @@ class PromptBuilder:
         window = self._llm.context_window
         # No tokenizer makes fewer than one token of 64 bytes of text, and counting is not free.
         longest = 64 * window
-        if len(request.message) > longest:
+        if len(request.message) > longest and not endless:
             raise _too_long(f"{len(request.message):,} characters", window)
         bare = self._llm.count_prompt_tokens(self._messages(request, (), ()))
-        if bare >= window:
+        if bare >= window and not endless:
             raise _too_long(f"{bare:,} tokens with its prompt", window)
         reply = min(request.generation.max_tokens, window // 4)
         return max(0, window - bare - reply), max(bare, window - reply)
 
     def place(
-        self, request: Request, prompts: Sequence[Prompt], room: int
+        self, request: Request, prompts: Sequence[Prompt], room: int, cache: Cache | None = None
     ) -> tuple[list[BaseMessage], list[Note]]:
         """The prompt's messages, within `room` tokens, and the notes that found room, best first.
 
         Fence, labels and message frames cost tokens too, so the worst notes, then the oldest
         turns, give way until the whole prompt fits.
+
+        A cache that holds the conversation stands for its turns: those that it has not read yet
+        are placed, whatever their length, and the system message comes only into an empty one.
         """
-        turns = list(_turns(prompts))
+        held = cache if cache is not None and cache.holds else None
+        turns = [] if held else list(_turns(prompts))
         notes = _by_rank(prompts)
         while True:
-            messages = self._messages(request, turns, notes)
+            messages = self._messages(request, turns, notes, goes_on=bool(held and held.seen))
             if not (turns or notes) or self._llm.count_prompt_tokens(messages) <= room:
-                return messages, notes
+                return _with_turns(messages, held.turns) if held else messages, notes
             if notes:
                 notes.pop()
             else:
                 turns = turns[1:]
 
+    def opening(self, cache: Cache) -> list[BaseMessage]:
+        """What an empty cache reads before the turns that it has not read, and these."""
+        system = [SystemMessage(self._system)] if self._system and not cache.seen else []
+        return [*system, *cache.turns]
+
     def _messages(
-        self, request: Request, turns: Sequence[BaseMessage], notes: Sequence[Note]
+        self,
+        request: Request,
+        turns: Sequence[BaseMessage],
+        notes: Sequence[Note],
+        *,
+        goes_on: bool = False,
     ) -> list[BaseMessage]:
         system = self._system if request.instructions is None else request.instructions
-        if notes:
-            system = f"{system} {RULE}".strip()
         message = f"{splice(notes)}\n\n{request.message}" if notes else request.message
+        if notes and goes_on:
+            message = f"{RULE}\n{message}"
+        elif notes:
+            system = f"{system} {RULE}".strip()
         return [
-            *([SystemMessage(system)] if system else []),
+            *([SystemMessage(system)] if system and not goes_on else []),
             *turns,
             *request.history,
             HumanMessage(message),
         ]
+
+
+def _with_turns(messages: Sequence[BaseMessage], turns: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """`turns` before all messages but the system's."""
+    first = sum(isinstance(message, SystemMessage) for message in messages[:1])
+    return [*messages[:first], *turns, *messages[first:]]
 
 
 def splice(notes: Sequence[Note]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..agent.agent import Agent
 from ..agent.reply import Reply, ReplyChunk, collect
+from ..agent.trace import MemoryTrace
 from ..errors import PalimpsestError
 from ..memory.pieces import unquoted
 from .forgetting import outcome, show_plan
@@ -136,12 +137,18 @@ class Chat:
 def summary(reply: Reply) -> str:
     """One line on what memory gave to a reply."""
     why = reply.why
-    given = [
-        f"{memory.memory}: {many(sum(note.kept for note in memory.notes), 'note')}"
-        for memory in why.memories
-    ]
+    given = [_given(memory) for memory in why.memories]
     first = f"first token {why.first_token_ms or 0:.0f} ms"
     return " · ".join([*given, many(why.reply_tokens, "token"), first])
+
+
+def _given(memory: MemoryTrace) -> str:
+    if memory.place != "cache":
+        return f"{memory.memory}: {many(sum(note.kept for note in memory.notes), 'note')}"
+    read, stored, seen = (
+        int(memory.explain.get(name, 0)) for name in ("tokens_read", "tokens_stored", "tokens_seen")
+    )
+    return f"{memory.memory}: {read:,} read, {stored:,} of {seen:,} stored"
 
 
 def run_chat(agent: Agent, session: str, *, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from .files import export, import_, ingest
 from .forgetting import forget, verify
 from .keeping import backup, doctor, restore, stats, verify_chain
 from .models import models
-from .opening import open_agent, open_keeper
+from .opening import chosen, open_agent, open_keeper
 from .output import (
     Home,
     Json,
@@ -23,6 +23,7 @@ from .output import (
     Model,
     Seed,
     Session,
+    StreamMemory,
     Temperature,
     User,
     emit,
@@ -68,6 +69,7 @@ def chat(
     home: Home = None,
     model: Model = "smollm2",
     memory: Memories = None,
+    stream_memory: StreamMemory = None,
     session: Session = "main",
     user: User = "default",
     max_tokens: MaxTokens = 256,
@@ -83,7 +85,7 @@ def chat(
         open_agent(
             home,
             model,
-            memory or None,
+            chosen(memory, stream_memory),
             user,
             max_tokens=max_tokens,
             temperature=temperature,
@@ -99,6 +101,7 @@ def ask(
     home: Home = None,
     model: Model = "smollm2",
     memory: Memories = None,
+    stream_memory: StreamMemory = None,
     session: Session = "main",
     user: User = "default",
     max_tokens: MaxTokens = 256,
@@ -114,7 +117,7 @@ def ask(
         open_agent(
             home,
             model,
-            memory or None,
+            chosen(memory, stream_memory),
             user,
             max_tokens=max_tokens,
             temperature=temperature,
@@ -143,11 +146,12 @@ def remember(
     session: Session = "main",
     user: User = "default",
     memory: Memories = None,
+    stream_memory: StreamMemory = None,
     model: Model = "smollm2",
     json: Json = False,
 ) -> None:
     """Store a fact as it is, without asking the model."""
-    with reporting(json), open_agent(home, model, memory or None, user) as agent:
+    with reporting(json), open_agent(home, model, chosen(memory, stream_memory), user) as agent:
         record = agent.remember(text, supersedes=supersedes, session=session)
         emit(record) if json else out.print(f"remembered as {record.id}")
 
@@ -160,11 +164,12 @@ def correct(
     session: Session = "main",
     user: User = "default",
     memory: Memories = None,
+    stream_memory: StreamMemory = None,
     model: Model = "smollm2",
     json: Json = False,
 ) -> None:
     """Replace a record by TEXT; the old one stays readable with `history`."""
-    with reporting(json), open_agent(home, model, memory or None, user) as agent:
+    with reporting(json), open_agent(home, model, chosen(memory, stream_memory), user) as agent:
         made = agent.correct(record, text, session=session)
         if json:
             emit(made)
@@ -257,14 +262,23 @@ def read(
     home: Home = None,
     model: Model = "smollm2",
     memory: Memories = None,
+    stream_memory: StreamMemory = None,
+    session: Annotated[
+        str, typer.Option("--session", "-s", help="Whose cache reads it; with --stream-memory.")
+    ] = "main",
     user: User = "default",
     json: Json = False,
 ) -> None:
-    """Read a document of any length: a tree of summaries that the memory keeps, or one answer."""
+    """Read a document of any length: a tree of summaries that the memory keeps, or one answer; or
+    with --stream-memory word by word into a session's KV cache, to be asked about there."""
     from .reading import ask_file, read_file
+    from .streaming import stream_file
 
-    with reporting(json), open_agent(home, model, memory or None, user) as agent:
-        if question is None:
+    with reporting(json), open_agent(home, model, chosen(memory, stream_memory), user) as agent:
+        if stream_memory is not None:
+            refused = {"--ask": question, "--topic": topic, "--reader": reader}
+            stream_file(agent, file, session, refused, as_json=json)
+        elif question is None:
             read_file(agent, file, topic, reader, as_json=json)
         else:
             ask_file(agent, file, question, reader, as_json=json)

@@ -28,6 +28,16 @@ QUESTION = "What is the code word for my locker?"
 CORRECTION = "The code word for my locker is pelican."
 PERSON = "Maria"
 
+NEAR = 128
+STREAM = f"infllm:window={NEAR},sinks=16,block=16,k=8,stride=32"
+TOWN_FACT = "The secret code word of the captain is heron."
+TOWN_QUESTION = "What is the secret code word of the captain?"
+THINGS = ("river", "mill", "orchard", "bridge", "chapel", "market", "quarry", "harbour")
+WHATS = (
+    *("stands at the end of a long lane", "was built by three brothers", "closes early in winter"),
+    *("is older than the town", "can be seen from the hills", "was painted white last spring"),
+)
+
 
 @dataclass(slots=True)
 class Story:
@@ -59,6 +69,9 @@ def run_demo(model: str, *, as_json: bool = False) -> bool:
         home = Path(folder)
         story.step("Facts, told in three sessions", lambda: _tell(model, home))
         story.step("Asked in a fourth session", lambda: _ask(model, home, "heron"))
+        story.step(
+            "A text beyond what the model sees, asked about its start", lambda: _stream(model)
+        )
         story.step("A correction supersedes, and history keeps", lambda: _correct(model, home))
         story.step("Corrected, it stays corrected", lambda: _ask(model, home, "pelican"))
         story.step(
@@ -70,9 +83,10 @@ def run_demo(model: str, *, as_json: bool = False) -> bool:
 
 
 @contextmanager
-def _agent(model: str, home: Path) -> Iterator[Agent]:
+def _agent(model: str, home: Path, *memories: str) -> Iterator[Agent]:
     """A fresh agent each time: what it knows, it knows from the folder."""
-    with Agent.open(model, home=home, generation=GenerationConfig(max_tokens=40)) as agent:
+    short = GenerationConfig(max_tokens=40)
+    with Agent.open(model, home=home, memories=memories or None, generation=short) as agent:
         yield agent
 
 
@@ -101,6 +115,37 @@ def _ask(model: str, home: Path, expected: str) -> Iterator[str | bool]:
         )
         yield expected in reply.text.lower()
         yield behind is not None and expected in behind.text
+
+
+def _stream(model: str) -> Iterator[str | bool]:
+    """In a folder of its own, so that the other steps' questions meet nothing of it."""
+    with tempfile.TemporaryDirectory(prefix="palimpsest-demo-") as folder:
+        file = Path(folder, "town.txt")
+        file.write_text(_town(), encoding="utf-8")
+        with _agent(model, Path(folder, "home"), STREAM) as agent:
+            agent.ingest(file, session="town")
+            began = time.perf_counter()
+            [read] = agent.read_ahead(session="town").values()
+            seconds = time.perf_counter() - began
+            seen, near = read["tokens_seen"], read["tokens_near"]
+            yield f"read {seen:,} tokens in {seconds:.1f} s; {near} of them are near, the others"
+            yield f"are looked up in blocks; all take {read['bytes'] / 2**20:.0f} MiB"
+            reply = agent.ask(TOWN_QUESTION, session="town")
+            cost = reply.why.memories[0].explain["tokens_read"]
+            yield f"user:  {TOWN_QUESTION}\nagent: {' '.join(reply.text.split())}"
+            found = "found" if "heron" in reply.text.lower() else "not found by so small a model"
+            yield f"what stands at the start was {found}; asking cost {cost} tokens"
+            yield near < seen / 2
+            yield 0 < cost < NEAR
+            report = agent.forget(source="document")
+            yield f"forgotten: {len(report.records)} records, {report.residue} left in any file"
+            yield report.residue == 0
+
+
+def _town() -> str:
+    """Some 600 tokens, of which the first few matter."""
+    told = [f"The {thing} {what}." for what in WHATS for thing in THINGS]
+    return "\n\n".join([TOWN_FACT, *(" ".join(told[i : i + 6]) for i in range(0, len(told), 6))])
 
 
 def _correct(model: str, home: Path) -> Iterator[str | bool]:

@@ -10,6 +10,16 @@ if TYPE_CHECKING:
     from ..agent.agent import Agent
 
 
+def chosen(memories: list[str] | None, stream: str | None) -> list[str] | None:
+    """What `--memory` and `--stream-memory` name together; None for the default."""
+    from ..memory.registry import DEFAULT_MEMORIES
+
+    if stream is None:
+        return memories or None
+    beside = [] if memories == ["none"] else memories or [*DEFAULT_MEMORIES]
+    return [*beside, stream]
+
+
 def open_agent(
     home: Path | None, model: str, memories: list[str] | None, user: str, **generation: Any
 ) -> Agent:

@@ -77,6 +77,14 @@ Memories = Annotated[
         "--memory", help='"none", or a memory with its options, "scm:k=6"; repeat for more.'
     ),
 ]
+StreamMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--stream-memory",
+        help="Beside these, a KV cache for each session, by its policy: sirllm, infllm, sinks,"
+        ' lm_infinite, ..., or "sirllm:budget=1024,decay=0.9".',
+    ),
+]
 Session = Annotated[str, typer.Option("--session", "-s", help="Name of the conversation.")]
 User = Annotated[str, typer.Option("--user", help="Whose memory.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]

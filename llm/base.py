@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from ..errors import ConfigError
-from .places import Contribution, Place
+from .places import Cache, Contribution, Place
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -133,6 +133,26 @@ class LLM(Protocol):
 
         Raises:
             CapabilityError: without the "logprobs" capability.
+        """
+
+
+@runtime_checkable
+class SupportsReading(Protocol):
+    """A model that can read without answering."""
+
+    def read(
+        self,
+        messages: Sequence[BaseMessage],
+        into: Cache,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        cancel: Event | None = None,
+    ) -> int:
+        """Read messages into the cache of a contribution, in chunks; returns how many tokens.
+
+        Args:
+            progress: called as (tokens read, tokens to read).
+            cancel: when set, it ends before the next chunk; what is left is handed back as unread.
         """
 
 

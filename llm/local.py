@@ -6,7 +6,8 @@ another in `decoding`, ids become text in `detokenise`, contributions are attach
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +17,10 @@ from typing import TYPE_CHECKING
 from ..errors import ConfigError, ContextOverflow, InputError
 from .attach import attached
 from .base import Capability, Finish, GenerationConfig, Token
-from .decoding import decode
+from .decoding import decode, read
 from .detokenise import ReplyText
 from .loading import DeviceMap, load_model, load_tokenizer, memory_errors, uncollected
-from .places import Composition, Contribution, Place, compose
+from .places import Cache, Composition, Contribution, Place, compose
 from .prompting import PromptEncoder
 from .scoring import continuation_logprobs, hidden_states, next_logprobs, sequence_logprobs
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.tools import BaseTool
     from torch import Tensor
+    from transformers import Cache as KVCache
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -133,8 +135,8 @@ class LocalLLM:
                 f"contribution of memory {composition.prompts[0].memory!r} enters at the prompt,"
                 " and the agent places those; put its text into the messages"
             )
-        prompt = self._prompts.prompt(messages, tools)
-        room = self._room(len(prompt))
+        prompt = self._heard(messages, composition.cache, tools)
+        room = self._room_behind(len(prompt), composition.cache)
         with self._busy:
             yield from self._reply(prompt, composition, config, room, cancel)
 
@@ -151,9 +153,13 @@ class LocalLLM:
         text = ReplyText(self.tokenizer, config.stop)
         limit = min(config.max_tokens, room)
         row = torch.tensor([prompt], device=self.device)
-        with attached(self.model, composition, row) as attachment:
+        with (
+            attached(self.model, composition, row) as attachment,
+            self._handed_back(composition.cache, attachment.cache, prompt) as heard,
+        ):
             steps = decode(self.model, row, attachment, config, cancel)
             for count, (id, logprob) in enumerate(steps, start=1):
+                heard.append(id)
                 ended = id in self._end_of_reply
                 shown = "" if ended else text.push(id)
                 finish: Finish | None = None
@@ -165,6 +171,73 @@ class LocalLLM:
                 if finish:
                     return
         yield Token(text.finish(), finish="cancelled")
+
+    def read(
+        self,
+        messages: Sequence[BaseMessage],
+        into: Cache,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        cancel: Event | None = None,
+    ) -> int:
+        """Read messages into a cache, and say nothing; see `SupportsReading.read`.
+
+        Raises:
+            ContextOverflow: it is not endless, and they do not fit.
+            InputError, CapabilityError, OutOfMemory.
+        """
+        import torch
+
+        prompt = self._heard(messages, into, cue=False) if messages else list(into.unread)
+        self._room_behind(len(prompt), into)
+        row = torch.tensor([prompt], device=self.device)
+        with (
+            self._busy,
+            attached(self.model, Composition(cache=into), row) as attachment,
+            self._handed_back(into, attachment.cache, prompt, closed=True),
+        ):
+            before: int = attachment.cache.get_seq_length()
+
+            def stopped() -> bool:
+                if progress is not None:
+                    progress(attachment.cache.get_seq_length() - before, len(prompt))
+                return cancel is not None and cancel.is_set()
+
+            with torch.no_grad(), memory_errors(f"{len(prompt)} tokens", self.device):
+                read(self.model, row, attachment.cache, stopped)
+            stopped()
+            return int(attachment.cache.get_seq_length()) - before
+
+    def _heard(
+        self,
+        messages: Sequence[BaseMessage],
+        cache: Cache | None,
+        tools: Sequence[BaseTool] = (),
+        *,
+        cue: bool = True,
+    ) -> list[int]:
+        """Ids that the model has to read: the whole prompt, or what follows in its cache."""
+        if cache is None or not cache.seen:
+            return self._prompts.prompt(messages, tools, cue=cue)
+        return [*cache.unread, *self._prompts.continuation(messages, cue=cue)]
+
+    @contextmanager
+    def _handed_back(
+        self, given: Cache | None, cache: KVCache, prompt: Sequence[int], *, closed: bool = False
+    ) -> Iterator[list[int]]:
+        """All ids so far, to be continued; afterwards the cache's owner is told which of them were
+        not read, and what closes the reply."""
+        heard, before = list(prompt), cache.get_seq_length()
+        try:
+            yield heard
+        finally:
+            if given is not None and given.done is not None:
+                unread = heard[cache.get_seq_length() - before :]
+                if not closed:
+                    if unread and unread[-1] in self._end_of_reply:
+                        unread.pop()
+                    unread += self._prompts.closing
+                given.done(cache, unread)
 
     def logprobs(
         self, messages: Sequence[BaseMessage], continuations: Sequence[str]
@@ -245,6 +318,16 @@ class LocalLLM:
         named = self.model.generation_config.eos_token_id
         listed = named if isinstance(named, list) else [named]
         return self._prompts.end_of_turn | {id for id in listed if id is not None}
+
+    def _room_behind(self, tokens: int, cache: Cache | None) -> int:
+        """Tokens that still fit behind so many more in a cache.
+
+        Raises:
+            ContextOverflow: none do.
+        """
+        if cache is not None and cache.endless:
+            return sys.maxsize
+        return self._room(tokens + (cache.seen if cache is not None else 0))
 
     def _room(self, tokens: int) -> int:
         """Tokens that still fit behind that many.

@@ -78,12 +78,30 @@ class Prompt(Contribution):
 class Cache(Contribution):
     """A KV cache for this turn: an eviction policy, or one that already holds entries.
 
-    `build(model)` is called once per request, before the prompt is read, and returns the cache
-    that generation then owns. A model has one KV cache, so a turn takes one of these.
+    A model has one KV cache, so a turn takes one of these.
+
+    Args:
+        build: called once per request, before the prompt is read; returns the cache that
+            generation then owns.
+        holds: the conversation so far is in it, or in `turns`; the prompt is what comes after.
+        turns: messages of the conversation that it has not read yet, oldest first.
+        seen: tokens it has read; with 0 it is empty, and the prompt begins with the system message.
+        unread: ids that come before the prompt; they were given or sampled, and not read.
+        endless: it may read more than the model's window.
+        done: takes the cache back after a request, however that ended, and the ids that have to be
+            read before anything else. It may then add numbers to `explain`.
     """
 
     place: Literal["cache"] = "cache"
-    build: Callable[[PreTrainedModel], TransformersCache]
+    build: Callable[[PreTrainedModel], TransformersCache] = field(compare=False)
+    holds: bool = False
+    turns: tuple[BaseMessage, ...] = ()
+    seen: int = 0
+    unread: tuple[int, ...] = ()
+    endless: bool = False
+    done: Callable[[TransformersCache, Sequence[int]], None] | None = field(
+        default=None, compare=False
+    )
 
 
 @runtime_checkable

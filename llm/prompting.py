@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
     from transformers import PreTrainedTokenizerBase
 
+_SAID = "sentinel"
+_EXCHANGE = [{"role": "user", "content": _SAID}, {"role": "assistant", "content": _SAID}]
+"""Stands for the conversation that was before."""
+
 _ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
 
 
@@ -50,15 +54,50 @@ class PromptEncoder:
         """Ids after which a reply is over: end of text, and what the template puts behind one."""
         ids = {self.tokenizer.eos_token_id} - {None}
         if self.tokenizer.chat_template is not None:
-            said = "sentinel"
-            chat = [{"role": "user", "content": said}, {"role": "assistant", "content": said}]
-            text = self._apply(chat, None, tokenize=False, add_generation_prompt=False)
-            behind = self._encode(text[text.rindex(said) + len(said) :], as_text=False)
-            ids.update(id for id in behind[:1] if id in self.tokenizer.added_tokens_decoder)
+            ids.update(id for id in self.closing[:1] if id in self.tokenizer.added_tokens_decoder)
         return frozenset(ids)
 
-    def prompt(self, messages: Sequence[BaseMessage], tools: Sequence[BaseTool] = ()) -> list[int]:
-        """Ids of the whole prompt, with the cue for the reply.
+    @cached_property
+    def closing(self) -> list[int]:
+        """What the template puts behind a reply, before the next message."""
+        text = self._apply(_EXCHANGE, None, tokenize=False, add_generation_prompt=False)
+        return self._encode(text[text.rindex(_SAID) + len(_SAID) :], as_text=False)
+
+    @cached_property
+    def _exchange(self) -> list[int]:
+        ids: list[int] = self._apply(
+            _EXCHANGE, None, sanitize_control_tokens=True, add_generation_prompt=False
+        )
+        return ids
+
+    def continuation(self, messages: Sequence[BaseMessage], *, cue: bool = True) -> list[int]:
+        """Ids of messages that follow a conversation whose last message is closed.
+
+        Raises:
+            InputError: as for `prompt`.
+            CapabilityError: the template writes earlier messages anew when others follow them.
+        """
+        chat = [*_EXCHANGE, *(_as_dict(message) for message in messages)]
+        ids: list[int] = self._apply(
+            chat, None, sanitize_control_tokens=True, add_generation_prompt=cue
+        )
+        before = self._exchange
+        if ids[: len(before)] != before:
+            raise CapabilityError(
+                "this model's chat template writes earlier messages differently once others follow"
+                " them, so a conversation cannot go on in its cache; use a memory that enters at"
+                " the prompt"
+            )
+        return ids[len(before) :]
+
+    def prompt(
+        self,
+        messages: Sequence[BaseMessage],
+        tools: Sequence[BaseTool] = (),
+        *,
+        cue: bool = True,
+    ) -> list[int]:
+        """Ids of the whole prompt, with the cue for the reply unless that is not wanted.
 
         Raises:
             InputError: no messages, a message that has no text form, text that is no Unicode, or
@@ -78,7 +117,7 @@ class PromptEncoder:
         chat = [_as_dict(message) for message in messages]
         schemas = [convert_to_openai_tool(tool) for tool in tools] or None
         ids: list[int] = self._apply(
-            chat, schemas, sanitize_control_tokens=True, add_generation_prompt=True
+            chat, schemas, sanitize_control_tokens=True, add_generation_prompt=cue
         )
         return ids
 

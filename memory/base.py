@@ -83,6 +83,8 @@ class Cue:
         budget: tokens this memory may put into the prompt; a hard limit.
         now: time of the turn, UTC.
         lens: what is to be left out.
+        record: id of the message's record; what was said from it on does not count. None: nothing
+            is being answered.
     """
 
     message: str
@@ -91,6 +93,7 @@ class Cue:
     budget: int
     now: datetime
     lens: Lens = Lens()
+    record: RecordId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +129,14 @@ class Capabilities:
         needs: what the model must be able to do.
         derives: `derive` has slow work to do between turns.
         reversible: `forget` restores the state from before the write, by digest.
+        endless: with it, a message may be longer than the model's window.
     """
 
     recent_turns: int = 0
     needs: frozenset[Capability] = frozenset()
     derives: bool = False
     reversible: bool = True
+    endless: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +177,15 @@ class Memory(ABC):
 
     @abstractmethod
     def __init__(self, name: str, context: StoreContext, config: Any) -> None: ...
+
+    def check_model(self, llm: LLM) -> None:
+        """That `llm`, whose place and capabilities fit, can carry this memory; asked when an agent
+        is built.
+
+        Raises:
+            CapabilityError: it cannot.
+        """
+        return
 
     @abstractmethod
     def write(self, records: Sequence[Record]) -> list[Artefact]:
@@ -221,6 +235,10 @@ class Memory(ABC):
         """Slow work between turns: new records (summaries) for the ledger, one at a time. Stops
         soon after `cancel` is set; what is left is done the next time."""
         yield from ()
+
+    def due(self) -> Sequence[Scope]:
+        """Sessions of which it wants to read something again between turns."""
+        return ()
 
     def purge(self, *, rewrite: bool = True) -> None:
         """Leave nothing of what was forgotten in the files: deleted rows, old segments, logs. Done

@@ -9,11 +9,17 @@ from typing import Any
 from ..registry import Registry, parse_spec
 from .base import Memory, StoreContext
 
+CACHES = (
+    *("full", "h2o", "infllm", "lm_infinite", "random", "retrieval", "sinks", "sirllm", "window"),
+)
+"""Retention policies: each is a memory of its name, a KV cache for each session under it."""
+
 MEMORIES = Registry(
     "memory",
     {
         "scm": ".memory.stream.memory:StreamMemory",
         "recent": ".memory.recent:RecentTurns",
+        **dict.fromkeys(CACHES, ".memory.retention.sessions:SessionCache"),
     },
     group="palimpsest.memories",
 )

@@ -23,11 +23,13 @@ class Row:
     Args:
         spec: for `open_memory`.
         holds: whether it keeps anything of what is written to it.
+        across: whether it tells one session what was said in another.
         on: the server that it keeps it on; by default all is in its folder.
     """
 
     spec: str
     holds: bool = True
+    across: bool = True
     on: Literal["Chroma", "PostgreSQL"] | None = None
 
     @property
@@ -55,6 +57,9 @@ ROWS = (
     Row("recent:turns=1", holds=False),
     Row("scm", on="Chroma"),
     *([Row("scm", on="PostgreSQL")] if POSTGRES else []),
+    Row("sirllm:budget=64,decay=0.9", across=False),
+    Row("lm_infinite", across=False),
+    *([Row("sinks", across=False, on="PostgreSQL")] if POSTGRES else []),
 )
 
 
