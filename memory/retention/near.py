@@ -105,8 +105,12 @@ class NearLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has no t
         found = [part for part in read if part is not None]
         if not found:
             return []
-        out, lse = (torch.cat([part[field] for part in found], dim=2) for field in (0, 1))
-        return [Attended(out, lse)]
+        return [
+            Attended(
+                torch.cat([part.out for part in found], dim=2),
+                torch.cat([part.lse for part in found], dim=2),
+            )
+        ]
 
     def _store(self, q: Tensor, placed: Tensor, keys: Tensor, values: Tensor, plan: Plan) -> None:
         self.store.append(keys, values)
