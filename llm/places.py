@@ -122,6 +122,9 @@ class LiveCache(Protocol):
     def observe(self, ids: Tensor, logits: Tensor) -> None:
         """The tokens just read [B, T], and the logits at them [B, T, V]."""
 
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take back the last tokens, those of a pass that broke off."""
+
 
 Delta = Callable[["Tensor", "Tensor"], "Tensor"]
 """(input [B, T, D_in], output [B, T, D_out]) of a linear layer -> its new output."""
