@@ -16,7 +16,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import PalimpsestError
+from ...errors import PalimpsestError, StoreError
 from ..record import RecordId, Scope
 from .base import RetentionPolicy, settings
 from .files import restore, save
@@ -138,6 +138,7 @@ class Shelf:
             if key in gone or not set(note["touched"]).isdisjoint(ids):
                 self._remove(key)
                 gone[key] = Scope(*note["scope"])
+        self._remove_half_written()
         return gone
 
     def clear(self) -> None:
@@ -149,7 +150,14 @@ class Shelf:
 
     def sweep(self, held: Collection[RecordId]) -> None:
         """Remove what a crash has left half done, and what stands for records that are gone."""
-        whole = {key for key, note in self._notes() if set(note["rows"]) <= set(held)}
+        for key, note in self._notes():
+            if not set(note["rows"]) <= set(held):
+                self._remove(key)
+        self._remove_half_written()
+
+    def _remove_half_written(self) -> None:
+        """Files without a note: nobody knows whose text they hold."""
+        whole = {key for key, _ in self._notes()}
         for path in self._files("*"):
             if path.name.partition(".")[0] not in whole or path.suffix == ".new":
                 path.unlink(missing_ok=True)
@@ -190,13 +198,13 @@ class Shelf:
             save(kept.cache, self._path(key), model)
             text = json.dumps(note | {"touched": sorted(kept.touched), "unread": kept.unread})
             self._path(key, ".json").write_text(text, encoding="utf-8")
-        except OSError as error:
+        except (OSError, StoreError) as error:
             self._remove(key)
-            log.warning("the cache of a session is not kept: %s", error.strerror or error)
+            log.warning("the cache of a session is not kept: %s", error)
 
     def _restored(self, key: str, model: PreTrainedModel) -> Kept | None:
         """None too where another policy or another model wrote it: it is then read anew."""
-        note = dict(self._notes()).get(key)
+        note = self._note(key)
         if note is None or note["policy"] != self._spec:
             return None
         try:
@@ -218,12 +226,18 @@ class Shelf:
     def _notes(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """What lies in files, by key."""
         for path in self._files("*.json"):
-            try:
-                note = json.loads(path.read_text(encoding="utf-8"))
-                if self._path(path.stem).exists() and note["rows"] is not None:
-                    yield path.stem, note
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # half written; `sweep` removes it
+            if (note := self._note(path.stem)) is not None:
+                yield path.stem, note
+
+    def _note(self, key: str) -> dict[str, Any] | None:
+        """What a session's file says of itself; None if there is none, or no whole one."""
+        if self._folder is None or not self._path(key).exists():
+            return None
+        try:
+            note: dict[str, Any] = json.loads(self._path(key, ".json").read_text(encoding="utf-8"))
+            return note if note["rows"] is not None else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def _files(self, pattern: str) -> list[Path]:
         return sorted(self._folder.glob(pattern)) if self._folder is not None else []

@@ -15,7 +15,7 @@ from palimpsest.memory.retention.files import restore, save
 from safetensors.torch import load_file, save_file
 from transformers import DynamicCache
 
-from .worlds import llama, logits_of, opened, text
+from .worlds import full_disk, llama, logits_of, opened, text
 
 
 def test_a_cache_is_of_no_use_to_a_model_it_is_not_attached_to() -> None:
@@ -126,6 +126,16 @@ def test_nothing_half_written_is_left_where_a_file_was(tmp_path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(InputError):
         save(opened(llama(), "full"), path, llama())
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_without_room_on_disk_the_old_file_stays(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    before = path.read_bytes()
+    cache = opened(llama(), "full")
+    read(llama(), cache, text(60))
+    with full_disk(10_000), pytest.raises(StoreError, match="make room there"):
+        save(cache, path, llama())
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
