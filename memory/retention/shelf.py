@@ -31,6 +31,16 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """The first `rows` of a cache's rows are all that held of its session up to place `seq`, unless
+    the transcript was revised since."""
+
+    revision: int = 0
+    rows: int = 0
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
     """A cache, and what went into it.
 
@@ -39,12 +49,14 @@ class Kept:
         rows: rows of the transcript that it stands for.
         touched: all records whose text it may hold.
         unread: ids to be read before anything else.
+        mark: how far `rows` are known to stand; None: not at all.
     """
 
     cache: RetentionCache
     rows: tuple[RecordId, ...]
     touched: frozenset[RecordId]
     unread: tuple[int, ...] = ()
+    mark: Mark | None = None
 
 
 @dataclass(slots=True)
@@ -118,7 +130,10 @@ class Shelf:
             return
         kept = place.offered[1]
         touched = kept.touched | {message, reply} | {RecordId(id) for id in made}
-        place.before, place.offered = place.live, None
+        again = place.live is not None and message in place.live.rows[-2:]
+        if not again:  # else the cache before the first answer is still the one before the turn
+            place.before = place.live
+        place.offered = None
         place.live = replace(kept, rows=(*kept.rows, message, reply), touched=touched)
 
     def put(self, scope: Scope, kept: Kept, model: PreTrainedModel) -> None:
