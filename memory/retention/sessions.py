@@ -159,9 +159,9 @@ class SessionCache(Memory):
         tools, is read again from the transcript, which holds of it what may be held."""
         with self._lock:
             scope, message = reading.cue.scope, reading.cue.record
-            self._due.pop(key_of(scope), None)
             if reading.version != self._shelf.version or kept.cache.broken:
                 return
+            self._due.pop(key_of(scope), None)
             if message is None:
                 self._shelf.put(scope, kept, model)
             elif reading.requests > 1:

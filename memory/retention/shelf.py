@@ -70,9 +70,8 @@ class _Place:
     offered: tuple[RecordId, Kept] | None = None
 
     def all(self) -> list[Kept]:
-        """All of them."""
-        offered = self.offered[1] if self.offered else None
-        return [kept for kept in (self.live, self.before, offered) if kept is not None]
+        """Those that a turn can go on from, the newest first."""
+        return [kept for kept in (self.live, self.before) if kept is not None]
 
 
 class Shelf:
@@ -99,8 +98,7 @@ class Shelf:
         key = key_of(scope)
         if key in self._places:
             self._places.move_to_end(key)
-            place = self._places[key]
-            return [kept for kept in (place.live, place.before) if kept is not None]
+            return self._places[key].all()
         kept = self._restored(key, model) if model is not None else None
         if kept is None:
             return []
@@ -146,6 +144,9 @@ class Shelf:
         self.version += 1
         gone: dict[str, Scope] = {}
         for key, place in list(self._places.items()):
+            place.offered = (
+                None  # what other memories gave to its turn is not known before `commit`
+            )
             if any(not kept.touched.isdisjoint(ids) for kept in place.all()):
                 del self._places[key]
                 gone[key] = place.scope

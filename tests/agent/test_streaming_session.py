@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from cProfile import Profile
+from itertools import count
 from pathlib import Path
-from pstats import Stats
 from threading import Event
 from typing import Any
 
@@ -17,13 +17,14 @@ import pytest
 import torch
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from palimpsest import Agent, GenerationConfig
-from palimpsest.errors import CapabilityError, ConfigError, PlaceError
+from palimpsest.errors import CapabilityError, ConfigError, OutOfMemory, PlaceError
 from palimpsest.llm.local import LocalLLM
 from palimpsest.llm.places import Cache
 from palimpsest.llm.scripted import ScriptedLLM
 from palimpsest.memory.hashing import HashingEmbedder
 from palimpsest.memory.record import Record
 from palimpsest.memory.retention import RetentionCache, open_policy, read
+from palimpsest.memory.retention.near import NearLayer
 
 OpenAgent = Callable[..., Agent]
 SPEC = "sirllm:budget=512,decay=0.9"
@@ -257,9 +258,31 @@ def test_a_turn_of_a_long_session_does_and_notes_no_more_than_one_of_a_short(
         cue = agent._loop.cue(_request(agent), message, 100)
         with Profile() as recall:
             assert isinstance(store.recall(cue), Cache)
-        calls.append((Stats(recall).total_calls, Stats(work).total_calls))
+        calls.append([sum(each.callcount for each in p.getstats()) for p in (recall, work)])
     (short, turn), (long, turn_of_long) = calls
     assert long < short * 1.1 and turn_of_long < turn * 1.3 and sizes[1] < sizes[0] + 50
+
+
+def test_a_turn_that_ran_out_of_memory_while_it_evicted_leaves_the_cache_before_it(
+    open_agent: OpenAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = open_agent("sinks:budget=64")
+    agent.ask(FIRST)
+    before = account(agent)
+    evict, evicted = NearLayer.evict, count()
+
+    def full(layer: NearLayer, *how: Any) -> None:
+        if next(evicted) == 1:  # one layer has evicted
+            raise MemoryError
+        evict(layer, *how)
+
+    with monkeypatch.context() as patch, pytest.raises(OutOfMemory):
+        patch.setattr(NearLayer, "evict", full)
+        agent.ask(SECOND)
+    agent.ask(SECOND)
+    now = account(agent)
+    assert now["messages_to_read"] == 1
+    assert now["tokens_seen"] == before["tokens_seen"] + now["tokens_read"]
 
 
 def test_a_row_that_is_corrected_or_told_late_is_noticed_in_a_session_that_goes_on(
