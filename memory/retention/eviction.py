@@ -30,7 +30,7 @@ def choose(policy: RetentionPolicy, tokens: Tokens, turn: int, keep: int) -> tup
         raise InputError(
             f"{int(tokens.pinned.sum(dim=1).max())} tokens are pinned, and with those that policy"
             f" {policy.name!r} always keeps they are {most}, of which {keep} can stay; give it a"
-            " larger budget, or pin fewer"
+            " larger budget or a smaller window, or pin fewer"
         )
     order = priority.masked_fill(must, torch.inf).argsort(dim=1, descending=True, stable=True)
     return order[:, :keep].sort(dim=1).values, order[:, keep:].sort(dim=1).values

@@ -144,10 +144,9 @@ class Shelf:
         self.version += 1
         gone: dict[str, Scope] = {}
         for key, place in list(self._places.items()):
-            place.offered = (
-                None  # what other memories gave to its turn is not known before `commit`
-            )
-            if any(not kept.touched.isdisjoint(ids) for kept in place.all()):
+            offered = [place.offered[1]] if place.offered else []
+            place.offered = None  # whose notes it has read is known with `commit` only
+            if any(not kept.touched.isdisjoint(ids) for kept in [*place.all(), *offered]):
                 del self._places[key]
                 gone[key] = place.scope
         for key, note in self._notes():

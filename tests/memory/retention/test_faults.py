@@ -68,7 +68,7 @@ def test_pins_that_would_push_out_what_must_stay_are_refused_each_time(spec: str
     cache.pin(4, 13)
     logits_of(llama(), cache, text(2), 2)
     for _ in range(2):
-        with pytest.raises(InputError, match=r"9 tokens are pinned.* pin fewer"):
+        with pytest.raises(InputError, match=r"9 tokens are pinned.* smaller window"):
             read(llama(), cache, text(1))
     assert len(positions(cache)) == 16
 

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from langchain_core.messages import HumanMessage
+from palimpsest import GenerationConfig
 from palimpsest.llm.local import LocalLLM
 from palimpsest.llm.places import Cache
 from palimpsest.memory.base import Cue, StoreContext
@@ -148,3 +150,15 @@ def test_a_full_disk_costs_the_file_and_nothing_else(
     with full_disk(10_000):
         store.close()
     assert "not kept" in caplog.text and not list((tmp_path / "sinks" / "caches").iterdir())
+
+
+def test_forgetting_between_reading_and_reply_leaves_nothing_of_the_turn(
+    tiny_llm: LocalLLM, store: SessionCache
+) -> None:
+    store.write([told("What is it?", "1")])
+    reading = given(store, record="1")
+    asked = [HumanMessage("The code is heron.\n\nWhat is it?")]  # with another memory's note
+    list(tiny_llm.stream(asked, [reading], GenerationConfig(max_tokens=2)))
+    store.forget([RecordId("note")])
+    store.write([told("Heron.", "2", role="assistant", source="assistant", parents=("1",))])
+    assert given(store).seen == 0 and len(given(store).turns) == 2
