@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
+from itertools import chain
 from threading import Event, RLock
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ class Loop:
                 if isinstance(piece, ToolResult):
                     trace.tools.append(piece.name)
                     with self.stores:
-                        if not self.forgotten(message, trace, began):
+                        if not self.forgotten(message, contributions, began):
                             self.hear_tool(piece, message)
                     continue
                 trace.count(piece, clock.ms())
@@ -83,7 +84,7 @@ class Loop:
         finally:
             trace.generate_ms = clock.ms() - trace.recall_ms
             with self.stores:  # an erasure holds it, too, and comes before this or after
-                forgotten = self.forgotten(message, trace, began)
+                forgotten = self.forgotten(message, contributions, began)
                 if not forgotten:
                     self.remember("".join(said), message, redo, trace)
                 self.follow()
@@ -165,11 +166,12 @@ class Loop:
                     return
                 self.read_ahead(scope, cancel=cancel)
 
-    def forgotten(self, message: Record, trace: Trace, began: int) -> bool:
+    def forgotten(self, message: Record, contributions: Sequence[Contribution], began: int) -> bool:
         """Whether the message, or anything the memories gave to its turn, was forgotten since the
         turn began. What is said then is said, but not kept: it may repeat what is to be gone."""
-        given = [record for memory in trace.memories for record in memory.records]
-        return self.ledger.erasures.since(began, {message.id, *given})
+        given = [part.records for part in contributions]
+        given += [part.earlier for part in contributions if isinstance(part, Cache)]
+        return self.ledger.erasures.since(began, chain([message.id], *given))
 
     def hear_tool(self, result: ToolResult, message: Record) -> None:
         """What a tool said, kept as a record of low trust."""

@@ -34,7 +34,8 @@ class MemoryTrace:
     """One memory's part in a turn.
 
     Args:
-        records: ids behind its contribution, most relevant first.
+        records: ids behind its contribution, most relevant first; of a cache, of those that it read
+            in this turn.
         notes: what it offered for the prompt.
         turns: messages of the running conversation that it placed.
         ms: milliseconds its recall took.

@@ -6,6 +6,7 @@ Knows nothing of text, of chat templates or of who attached what to the model.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -82,17 +83,32 @@ def read(
         chunk = ids[:, done : done + _chunk(cache)]
         live = isinstance(cache, LiveCache)
         every = live and cache.observes
-        output = model(
-            input_ids=chunk,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=0 if every else 1,
-        )
-        if live:
-            cache.observe(chunk, output.logits)
+        with _whole(cache):
+            output = model(
+                input_ids=chunk,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=0 if every else 1,
+            )
+            if live:
+                cache.observe(chunk, output.logits)
         logits = output.logits[:, -1].float()
         done += chunk.shape[1]
     return logits
+
+
+@contextmanager
+def _whole(cache: Cache) -> Iterator[None]:
+    """What a live cache was given inside the block, it takes back if that breaks off: else it would
+    hold tokens that it has not observed."""
+    before = cache.get_seq_length()
+    try:
+        yield
+    except BaseException:
+        gone = cache.get_seq_length() - before
+        if isinstance(cache, LiveCache) and gone:
+            cache.crop(gone)
+        raise
 
 
 def _chunk(cache: Cache) -> int:

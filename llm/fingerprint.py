@@ -7,6 +7,7 @@ differ nearly everywhere.
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,8 +20,11 @@ SAMPLED = 64
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """SHA-256 over name, shape, dtype and a sample of every parameter, as hexadecimal digits."""
+    """SHA-256 over name, shape, dtype and a sample of every parameter, and over how positions are
+    encoded, which is no weight; as hexadecimal digits."""
     digest = hashlib.sha256(type(model).__name__.encode())
+    positions = getattr(model.config.get_text_config(decoder=True), "rope_parameters", None)
+    digest.update(json.dumps(positions, sort_keys=True, default=str).encode())
     with torch.no_grad():
         for name, weight in sorted(model.named_parameters()):
             flat = weight.detach().flatten()

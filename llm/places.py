@@ -83,6 +83,8 @@ class Cache(Contribution):
     Args:
         build: called once per request, before the prompt is read; returns the cache that
             generation then owns.
+        earlier: ids of the records that it has read in earlier turns; `records` are those that it
+            reads in this one. They are as many as the session is long, and no part of its trace.
         holds: the conversation so far is in it, or in `turns`; the prompt is what comes after.
         turns: messages of the conversation that it has not read yet, oldest first.
         seen: tokens it has read; with 0 it is empty, and the prompt begins with the system message.
@@ -94,6 +96,7 @@ class Cache(Contribution):
 
     place: Literal["cache"] = "cache"
     build: Callable[[PreTrainedModel], TransformersCache] = field(compare=False)
+    earlier: tuple[str, ...] = ()
     holds: bool = False
     turns: tuple[BaseMessage, ...] = ()
     seen: int = 0
@@ -121,6 +124,9 @@ class LiveCache(Protocol):
 
     def observe(self, ids: Tensor, logits: Tensor) -> None:
         """The tokens just read [B, T], and the logits at them [B, T, V]."""
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take back the last tokens, those of a pass that broke off."""
 
 
 Delta = Callable[["Tensor", "Tensor"], "Tensor"]

@@ -168,14 +168,13 @@ class Erasures:
             _put(session, erased)
         return erased
 
-    def since(self, seq: int, ids: Collection[str]) -> bool:
-        """Whether any of the records was erased after event `seq`."""
-        erased = select(EventRow.seq).where(EventRow.seq > seq, EventRow.kind == "erase")
+    def since(self, seq: int, ids: Iterable[str]) -> bool:
+        """Whether any of the records was erased after event `seq`; ids are looked at only if
+        something was."""
+        erased = select(EventRow.subject).where(EventRow.seq > seq, EventRow.kind == "erase")
         with self._database.read() as session:
-            return any(
-                session.scalar(erased.where(EventRow.subject.in_(part)).limit(1)) is not None
-                for part in chunks(ids)
-            )
+            gone = set(session.scalars(erased))
+        return bool(gone) and not gone.isdisjoint(ids)
 
     def traces(self, ids: Collection[RecordId], reach: Reach) -> list[str]:
         """The traces of turns that mention any of the records."""

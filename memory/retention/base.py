@@ -41,7 +41,8 @@ class Reach:
     Args:
         window: keys nearer than this are read at their true distance.
         ceiling: the distance at which all others that are still there are read.
-        sinks: of those beyond the window, only the first so many; None: whatever is near.
+        sinks: of those beyond the window, only the first so many and what is pinned; None: whatever
+            is near.
         lookup: whether the tokens of a pass share one lookup of far memory, or each has its own.
     """
 

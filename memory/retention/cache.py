@@ -46,6 +46,9 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         policy: what is kept, and how it is read.
         form: how near keys and values are held.
 
+    Attributes:
+        broken: an eviction broke off midway; the cache is of no further use.
+
     Raises:
         CapabilityError: the model has no rotary embedding that can be taken over.
         ConfigError: policy and form do not go together.
@@ -61,6 +64,7 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         self.turn = 0
         self.seen = 0
         self._settled_at = 0
+        self.broken = False
         self._scores = Surprisal(policy.scores)
         self._tokens: Tokens | None = None
         self._counts = torch.zeros(0)
@@ -243,7 +247,16 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
             layer.seen = seen
 
     def _undo_unfinished(self) -> None:
-        """A pass that broke off midway has left tokens in some layers: they never were."""
+        """A pass that broke off midway has left tokens in some layers: they never were.
+
+        Raises:
+            InputError: it broke off while it evicted, which cannot be undone.
+        """
+        if self.broken:
+            raise InputError(
+                "the cache broke off while it evicted, and cannot be used; go on from a fork that"
+                " was made before, or read the text anew"
+            )
         if self._plan is not None and self._tokens is not None:
             start = self._plan.start
             self._tokens.cut(start)
@@ -255,21 +268,24 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
 
     def settle(self) -> None:
         """Evict, if it is due: what a pass does first. Idempotent."""
+        self._undo_unfinished()
         tokens, stride, budget = self._tokens, self.stride, self.policy.budget
         past = self.seen - (budget or 0)
         if tokens is None or stride is None or past < 0 or past % stride:
             return
         if self._settled_at == self.seen:
             return
-        self._settled_at = self.seen
         if budget is not None:
-            self._evict(tokens, budget - stride)
+            chosen = choose(self.policy, tokens, self.turn, budget - stride)
+            self.broken = True  # until all layers have followed
+            self._evict(tokens, *chosen)
         else:
+            self.broken = True
             for layer in self.layers:
                 layer.store.settle()
+        self.broken, self._settled_at = False, self.seen
 
-    def _evict(self, tokens: Tokens, keep: int) -> None:
-        kept, left = choose(self.policy, tokens, self.turn, keep)
+    def _evict(self, tokens: Tokens, kept: Tensor, left: Tensor) -> None:
         real = tokens.real.gather(1, left)
         tokens.keep(kept)
         angles = self.rope.angles(places(tokens, None)) if self.policy.reach is None else None
@@ -319,7 +335,7 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         Raises:
             ConfigError: the policy has far memory, which is of whole batches.
         """
-        if self.policy.reach is not None and self.policy.reach.sinks is None:
+        if any(layer.far is not None for layer in self.layers):
             raise ConfigError(
                 f"policy {self.policy.name!r} has far memory, whose rows cannot be chosen; generate"
                 " without beams, or one row at a time"
@@ -343,6 +359,7 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         """Hold nothing, as when it was made."""
         self._tokens = self._plan = self._mass = None
         self.turn = self._settled_at = 0
+        self.broken = False
         self._scores.forget()
         self._count(0)
         for number in range(len(self.layers)):
@@ -401,10 +418,16 @@ class RetentionCache(Cache):  # type: ignore[misc]  # transformers has no types
         length = len(tokens) - tokens_to_remove
         gone = tokens.real[:, length:].sum(dim=1, keepdim=True)
         self._counts = self._counts - gone
+        observed = bool((tokens.id[:, length:] >= 0).any())
         tokens.cut(length)
         for layer in self.layers:
             layer.cut(length)
-        self._scores.forget()
+        if observed:
+            self._scores.forget()
+        if self.policy.reach is not None:  # one query may have moved what is now near again
+            angles = self.rope.angles(places(tokens, self.policy.reach))
+            for layer in self.layers:
+                layer.place(_on(angles, layer.device))
         self._count(seen)
 
 

@@ -39,7 +39,9 @@ def save(cache: RetentionCache, path: Path, model: PreTrainedModel) -> None:
 
     Raises:
         InputError: it has read nothing.
+        StoreError: there is no room for it, or no right to write there.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {f"tokens.{name}": table for name, table in cache.tokens}
@@ -57,10 +59,18 @@ def save(cache: RetentionCache, path: Path, model: PreTrainedModel) -> None:
     }
     whole = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
     new = path.with_name(f"{path.name}.new")
-    save_file(whole, new, metadata={_HEADER: json.dumps(header)})
-    with new.open("rb+") as file:
-        os.fsync(file.fileno())
-    new.replace(path)
+    try:
+        save_file(whole, new, metadata={_HEADER: json.dumps(header)})
+        with new.open("rb+") as file:
+            os.fsync(file.fileno())
+        new.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise StoreError(
+            f"the cache cannot be written to {path} ({error}); make room there, or choose another"
+            " folder"
+        ) from error
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def restore(path: Path, model: PreTrainedModel) -> RetentionCache:

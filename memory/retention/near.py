@@ -152,9 +152,14 @@ class NearLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has no t
         self.store.keep(kept)
         self.store.settle()
         self.length = kept.shape[1]
-        if self._turned is not None and angles is None:
+        if angles is not None:
+            self.place(angles)
+        elif self._turned is not None:
             self._turned.keep(kept)
-        elif self._turned is not None and angles is not None:
+
+    def place(self, angles: Angles) -> None:
+        """Turn all near keys anew, to where they stand."""
+        if self._turned is not None:
             self._turned.length = 0
             self._turned.append(self.rope.turn(self.store.keys(), angles))
 
@@ -209,9 +214,9 @@ class NearLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has no t
         self._turned = Buffer() if store.resident else None
         if angles is not None:
             store.append(self.store.keys(), self.store.values())
-            if self._turned is not None:
-                self._turned.append(self.rope.turn(store.keys(), angles))
         self.store = store
+        if angles is not None:
+            self.place(angles)
 
     def state(self) -> dict[str, Tensor]:
         """What a file needs of it, by name; turned keys are made anew."""
@@ -227,10 +232,7 @@ class NearLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has no t
         keys = self.store.keys()
         self.lazy_initialization(keys, keys)
         self.length = keys.shape[2]
-        if self._turned is not None:
-            self._turned = Buffer()
-            at = (angles[0].to(keys.device), angles[1].to(keys.device))
-            self._turned.append(self.rope.turn(keys, at))
+        self.place((angles[0].to(keys.device), angles[1].to(keys.device)))
         self.far = self._open_far(keys, query_heads)
         if self.far is not None:
             self._asked = Buffer()

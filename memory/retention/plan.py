@@ -122,7 +122,7 @@ def make_plan(
         return Plan(start, length, angles, None, _there(found), real, stored)
     near, beyond = _reaching(tokens, start, reach)
     if new == 1 and reach.sinks is not None and not padded and len(at) == 1 and bool(beyond.any()):
-        used = beyond[0, 0].nonzero()
+        used = beyond.any(dim=0)[0].nonzero()
         moved = Moved(int(used[0]), int(used[-1]) + 1, rope.angles(at[:, start:] - reach.ceiling))
         found = [_trimmed(Segment(0, length, visible=near | beyond))]
         return Plan(start, length, angles, None, _there(found), real, stored, moved)
@@ -167,7 +167,7 @@ def _reaching(tokens: Tokens, start: int, reach: Reach) -> tuple[Tensor, Tensor]
     near = real & (distance >= 0) & (distance < reach.window)
     beyond = real & (distance >= reach.window)
     if reach.sinks is not None:
-        beyond &= keys < reach.sinks
+        beyond = beyond & ((keys < reach.sinks) | tokens.pinned[:, None])
     return near, beyond
 
 

@@ -29,7 +29,7 @@ from .cache import RetentionCache
 from .formats.registry import open_format
 from .policies.registry import POLICIES, open_policy
 from .rendering import messages
-from .shelf import Kept, Shelf, key_of
+from .shelf import Kept, Mark, Shelf, key_of
 from .storage import StorageFormat
 from .transcript import Line, Transcript, digest_lines
 
@@ -93,6 +93,7 @@ class SessionCache(Memory):
         where = context.database_url or context.folder / "transcript.sqlite3"
         self._database = Database(where, purpose, read_only=context.read_only)
         self._due: dict[str, Scope] = {}
+        self._revision = 0
         self._shelf = Shelf(context.folder / "caches", policy, form, live)
         if not context.read_only:
             self._shelf.sweep(self.held())
@@ -115,7 +116,8 @@ class SessionCache(Memory):
         session's own."""
         with self._lock:
             with self._database.write() as session:
-                held = self._transcript.put(session, records)
+                held, revised = self._transcript.put(session, records)
+            self._revision += revised
             for record in records:
                 if record.role == "assistant" and record.parents:
                     made = record.parents
@@ -125,27 +127,41 @@ class SessionCache(Memory):
     def recall(self, cue: Cue) -> Cache:
         """The session's cache, and what it has not read yet."""
         with self._lock, self._database.read() as session:
-            kept = None
+            end = self._transcript.end(session, cue.scope, cue.record)
+            kept, mark = None, Mark()
             for candidate in self._shelf.find(cue.scope, self._model):
-                if self._transcript.stands(session, candidate.rows, cue.scope, cue.record):
+                mark = self._known(candidate, end)
+                new = candidate.rows[mark.rows :]
+                if self._transcript.stands(session, new, cue.scope, end):
                     kept = candidate
                     break
-            known = kept.rows if kept else ()
+                mark = Mark()
+            rows = kept.rows if kept else ()
             lines = [
-                *(line for line in _shared(cue) if line.id not in set(known)),
-                *self._transcript.line(session, cue.scope, cue.record, set(known)),
+                *_shared(cue, rows),
+                *self._transcript.line(
+                    session, cue.scope, end, set(rows[mark.rows :]), after=mark.seq
+                ),
             ]
-            reading = Reading(self, cue, kept, lines)
+            now = Mark(self._revision, len(rows) + len(lines), end)
+            reading = Reading(self, cue, kept, lines, now)
         return reading.contribution()
+
+    def _known(self, kept: Kept, end: int) -> Mark:
+        """How far its rows need not be looked at again, so that a turn costs the same however long
+        its session is. On a server others may have revised what is held."""
+        mark = kept.mark
+        trusted = mark is not None and mark.revision == self._revision and mark.seq <= end
+        return mark if mark and trusted and not self._context.database_url else Mark()
 
     def take(self, reading: Reading, kept: Kept, model: PreTrainedModel) -> None:
         """What a request left of a session's cache. A turn of several requests, one that called
         tools, is read again from the transcript, which holds of it what may be held."""
         with self._lock:
             scope, message = reading.cue.scope, reading.cue.record
-            self._due.pop(key_of(scope), None)
-            if reading.version != self._shelf.version:
+            if reading.version != self._shelf.version or kept.cache.broken:
                 return
+            self._due.pop(key_of(scope), None)
             if message is None:
                 self._shelf.put(scope, kept, model)
             elif reading.requests > 1:
@@ -159,6 +175,7 @@ class SessionCache(Memory):
         with self._lock:
             caches = self._shelf.drop(ids)
             self._due |= caches
+            self._revision += 1
             with self._database.write() as session:
                 gone = self._transcript.drop(session, ids)
         return Erasure(
@@ -172,6 +189,7 @@ class SessionCache(Memory):
         """Hold nothing."""
         with self._lock:
             self._shelf.clear()
+            self._revision += 1
             with self._database.write() as session:
                 self._transcript.clear(session)
 
@@ -258,15 +276,16 @@ class Reading:
     Args:
         kept: the cache it goes on from; None: an empty one.
         lines: what that one has not read yet.
+        mark: up to where these reach.
     """
 
     def __init__(
-        self, store: SessionCache, cue: Cue, kept: Kept | None, lines: Sequence[Line]
+        self, store: SessionCache, cue: Cue, kept: Kept | None, lines: Sequence[Line], mark: Mark
     ) -> None:
         self.cue = cue
         self.version = store.version
         self.requests = 0
-        self._store, self._kept, self._lines = store, kept, lines
+        self._store, self._kept, self._lines, self._mark = store, kept, lines, mark
         self._model: PreTrainedModel | None = None
         self._explain: dict[str, Any] = {
             "policy": {"name": store.policy.name, **settings(store.policy)},
@@ -279,10 +298,10 @@ class Reading:
     def contribution(self) -> Cache:
         """What the model is given."""
         kept = self._kept
-        rows = kept.rows if kept else ()
         return Cache(
             memory=self._store.name,
-            records=tuple(dict.fromkeys([*rows, *(line.id for line in self._lines)])),
+            records=tuple(line.id for line in self._lines),
+            earlier=kept.rows if kept else (),
             explain=self._explain,
             build=self.build,
             holds=True,
@@ -313,9 +332,10 @@ class Reading:
         self._explain["tokens_read"] = self._explain.get("tokens_read", 0) + cache.seen - before
         if cache.seen == 0:
             return
-        rows = (*(self._kept.rows if self._kept else ()), *(line.id for line in self._lines))
-        touched = frozenset(rows) | (self._kept.touched if self._kept else frozenset())
-        self._store.take(self, Kept(cache, rows, touched, tuple(unread)), self._model)
+        new = [line.id for line in self._lines]
+        rows = (*(self._kept.rows if self._kept else ()), *new)
+        touched = (self._kept.touched if self._kept else frozenset()).union(new)
+        self._store.take(self, Kept(cache, rows, touched, tuple(unread), self._mark), self._model)
 
     def _account(self, cache: RetentionCache) -> None:
         self._explain |= {
@@ -326,11 +346,14 @@ class Reading:
         }
 
 
-def _shared(cue: Cue) -> list[Line]:
-    """What a fork shares with the session that it goes on from, as far as the cue shows it."""
+def _shared(cue: Cue, known: Sequence[RecordId]) -> list[Line]:
+    """What a fork shares with the session that it goes on from, as far as the cue shows it, without
+    what is known."""
     spoken = [part for turn in cue.recent for part in (turn.user, turn.reply) if part]
-    return [
+    shared = [
         Line(part.id, part.kind, part.role, None, part.text)
         for part in spoken
         if part.scope.session != cue.scope.session
     ]
+    read = set(known) if shared else set()
+    return [line for line in shared if line.id not in read]

@@ -16,7 +16,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import PalimpsestError
+from ...errors import PalimpsestError, StoreError
 from ..record import RecordId, Scope
 from .base import RetentionPolicy, settings
 from .files import restore, save
@@ -31,6 +31,16 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """The first `rows` of a cache's rows are all that held of its session up to place `seq`, unless
+    the transcript was revised since."""
+
+    revision: int = 0
+    rows: int = 0
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
     """A cache, and what went into it.
 
@@ -39,12 +49,14 @@ class Kept:
         rows: rows of the transcript that it stands for.
         touched: all records whose text it may hold.
         unread: ids to be read before anything else.
+        mark: how far `rows` are known to stand; None: not at all.
     """
 
     cache: RetentionCache
     rows: tuple[RecordId, ...]
     touched: frozenset[RecordId]
     unread: tuple[int, ...] = ()
+    mark: Mark | None = None
 
 
 @dataclass(slots=True)
@@ -58,9 +70,8 @@ class _Place:
     offered: tuple[RecordId, Kept] | None = None
 
     def all(self) -> list[Kept]:
-        """All of them."""
-        offered = self.offered[1] if self.offered else None
-        return [kept for kept in (self.live, self.before, offered) if kept is not None]
+        """Those that a turn can go on from, the newest first."""
+        return [kept for kept in (self.live, self.before) if kept is not None]
 
 
 class Shelf:
@@ -87,8 +98,7 @@ class Shelf:
         key = key_of(scope)
         if key in self._places:
             self._places.move_to_end(key)
-            place = self._places[key]
-            return [kept for kept in (place.live, place.before) if kept is not None]
+            return self._places[key].all()
         kept = self._restored(key, model) if model is not None else None
         if kept is None:
             return []
@@ -118,7 +128,10 @@ class Shelf:
             return
         kept = place.offered[1]
         touched = kept.touched | {message, reply} | {RecordId(id) for id in made}
-        place.before, place.offered = place.live, None
+        again = place.live is not None and message in place.live.rows[-2:]
+        if not again:  # else the cache before the first answer is still the one before the turn
+            place.before = place.live
+        place.offered = None
         place.live = replace(kept, rows=(*kept.rows, message, reply), touched=touched)
 
     def put(self, scope: Scope, kept: Kept, model: PreTrainedModel) -> None:
@@ -131,13 +144,16 @@ class Shelf:
         self.version += 1
         gone: dict[str, Scope] = {}
         for key, place in list(self._places.items()):
-            if any(not kept.touched.isdisjoint(ids) for kept in place.all()):
+            offered = [place.offered[1]] if place.offered else []
+            place.offered = None  # whose notes it has read is known with `commit` only
+            if any(not kept.touched.isdisjoint(ids) for kept in [*place.all(), *offered]):
                 del self._places[key]
                 gone[key] = place.scope
         for key, note in self._notes():
             if key in gone or not set(note["touched"]).isdisjoint(ids):
                 self._remove(key)
                 gone[key] = Scope(*note["scope"])
+        self._remove_half_written()
         return gone
 
     def clear(self) -> None:
@@ -149,7 +165,14 @@ class Shelf:
 
     def sweep(self, held: Collection[RecordId]) -> None:
         """Remove what a crash has left half done, and what stands for records that are gone."""
-        whole = {key for key, note in self._notes() if set(note["rows"]) <= set(held)}
+        for key, note in self._notes():
+            if not set(note["rows"]) <= set(held):
+                self._remove(key)
+        self._remove_half_written()
+
+    def _remove_half_written(self) -> None:
+        """Files without a note: nobody knows whose text they hold."""
+        whole = {key for key, _ in self._notes()}
         for path in self._files("*"):
             if path.name.partition(".")[0] not in whole or path.suffix == ".new":
                 path.unlink(missing_ok=True)
@@ -190,13 +213,13 @@ class Shelf:
             save(kept.cache, self._path(key), model)
             text = json.dumps(note | {"touched": sorted(kept.touched), "unread": kept.unread})
             self._path(key, ".json").write_text(text, encoding="utf-8")
-        except OSError as error:
+        except (OSError, StoreError) as error:
             self._remove(key)
-            log.warning("the cache of a session is not kept: %s", error.strerror or error)
+            log.warning("the cache of a session is not kept: %s", error)
 
     def _restored(self, key: str, model: PreTrainedModel) -> Kept | None:
         """None too where another policy or another model wrote it: it is then read anew."""
-        note = dict(self._notes()).get(key)
+        note = self._note(key)
         if note is None or note["policy"] != self._spec:
             return None
         try:
@@ -218,12 +241,18 @@ class Shelf:
     def _notes(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """What lies in files, by key."""
         for path in self._files("*.json"):
-            try:
-                note = json.loads(path.read_text(encoding="utf-8"))
-                if self._path(path.stem).exists() and note["rows"] is not None:
-                    yield path.stem, note
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # half written; `sweep` removes it
+            if (note := self._note(path.stem)) is not None:
+                yield path.stem, note
+
+    def _note(self, key: str) -> dict[str, Any] | None:
+        """What a session's file says of itself; None if there is none, or no whole one."""
+        if self._folder is None or not self._path(key).exists():
+            return None
+        try:
+            note: dict[str, Any] = json.loads(self._path(key, ".json").read_text(encoding="utf-8"))
+            return note if note["rows"] is not None else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def _files(self, pattern: str) -> list[Path]:
         return sorted(self._folder.glob(pattern)) if self._folder is not None else []

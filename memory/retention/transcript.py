@@ -90,8 +90,12 @@ class Transcript:
         """Make what is missing."""
         self.metadata.create_all(connection)
 
-    def put(self, session: Session, records: Iterable[Record]) -> list[RecordId]:
-        """Take records in, in ledger order; returns the ids of those that are held."""
+    def put(self, session: Session, records: Iterable[Record]) -> tuple[list[RecordId], bool]:
+        """Take records in, in ledger order.
+
+        Returns:
+            The ids of those that are held, and whether what was held before may hold no longer.
+        """
         r, p = self.rows, self.parents
         wanted = {record.id: record for record in records if record.kind != "summary"}
         known: set[str] = set()
@@ -110,7 +114,8 @@ class Transcript:
                 update(r).where(r.c.id == id).values(until=_until(wanted[RecordId(id)]))
             )
         self._revive(session, wanted.values())
-        return list(wanted)
+        ends = any(record.supersedes or record.valid_to for record in wanted.values())
+        return list(wanted), ends or bool(known)
 
     def _revive(self, session: Session, records: Iterable[Record]) -> None:
         """Where what ended a record is held, its end is not kept: forgetting that one undoes it."""
@@ -137,15 +142,30 @@ class Transcript:
         session.execute(delete(self.rows))
         session.execute(delete(self.parents))
 
-    def line(
-        self, session: Session, scope: Scope, before: RecordId | None, known: Collection[str] = ()
-    ) -> list[Line]:
-        """What holds of a session, in order, without what is known; up to a record that is held."""
+    def end(self, session: Session, scope: Scope, before: RecordId | None) -> int:
+        """The last place of a session in front of a record, if that is held; else its last."""
         r = self.rows
-        query = select(r.c.id).where(self._of(scope), self._holding).order_by(r.c.seq)
         if before is not None:
             point = session.scalar(select(r.c.seq).where(r.c.id == before))
-            query = query.where(r.c.seq < point) if point is not None else query
+            if point is not None:
+                return int(point) - 1
+        last = select(r.c.seq).where(self._of(scope)).order_by(r.c.seq.desc()).limit(1)
+        return int(session.scalar(last) or 0)
+
+    def line(
+        self,
+        session: Session,
+        scope: Scope,
+        end: int,
+        known: Collection[str] = (),
+        *,
+        after: int = 0,
+    ) -> list[Line]:
+        """What holds of a session from behind place `after` up to `end`, in order, without what is
+        known."""
+        r = self.rows
+        query = select(r.c.id).where(self._of(scope), r.c.seq > after, r.c.seq <= end)
+        query = query.where(self._holding).order_by(r.c.seq)
         wanted = [id for id in session.scalars(query) if id not in known]
         found: dict[str, Line] = {}
         for part in chunks(wanted):
@@ -154,11 +174,8 @@ class Transcript:
             found |= {row.id: Line(RecordId(row.id), *row[1:]) for row in rows}
         return [found[id] for id in wanted]
 
-    def stands(
-        self, session: Session, ids: Collection[RecordId], scope: Scope, before: RecordId | None
-    ) -> bool:
-        """Whether all of these are held and hold, and none of a session comes at or after a
-        record."""
+    def stands(self, session: Session, ids: Collection[RecordId], scope: Scope, end: int) -> bool:
+        """Whether all of these are held and hold, and none of a session comes behind a place."""
         r = self.rows
         standing = 0
         for part in chunks(ids):
@@ -166,11 +183,8 @@ class Transcript:
             standing += len(session.scalars(query).all())
         if standing < len(set(ids)):
             return False
-        point = session.scalar(select(r.c.seq).where(r.c.id == before)) if before else None
-        if point is None:
-            return True
-        later = set(session.scalars(select(r.c.id).where(self._of(scope), r.c.seq >= point)))
-        return not later & set(ids)
+        later = session.scalars(select(r.c.id).where(self._of(scope), r.c.seq > end))
+        return set(ids).isdisjoint(later)
 
     def held(self, session: Session) -> frozenset[RecordId]:
         """Ids of all records, those that were superseded included."""

@@ -5,7 +5,10 @@ The tiny model has random weights, so whatever it reads differently, it answers 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
+from cProfile import Profile
+from itertools import count
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -14,11 +17,14 @@ import pytest
 import torch
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from palimpsest import Agent, GenerationConfig
-from palimpsest.errors import CapabilityError, ConfigError, PlaceError
+from palimpsest.errors import CapabilityError, ConfigError, OutOfMemory, PlaceError
 from palimpsest.llm.local import LocalLLM
+from palimpsest.llm.places import Cache
 from palimpsest.llm.scripted import ScriptedLLM
 from palimpsest.memory.hashing import HashingEmbedder
+from palimpsest.memory.record import Record
 from palimpsest.memory.retention import RetentionCache, open_policy, read
+from palimpsest.memory.retention.near import NearLayer
 
 OpenAgent = Callable[..., Agent]
 SPEC = "sirllm:budget=512,decay=0.9"
@@ -218,6 +224,85 @@ def test_an_answer_given_again_comes_from_the_cache_before_it(open_agent: OpenAg
     expected = agent.ask(THIRD).text
     assert account(agent)["messages_to_read"] == 0
     assert expected
+
+
+def test_an_answer_given_a_third_time_comes_from_the_same_cache(open_agent: OpenAgent) -> None:
+    agent = open_agent()
+    agent.ask(FIRST)
+    agent.ask(SECOND)
+    for _ in range(2):
+        agent.regenerate()
+        assert account(agent)["messages_to_read"] == 0
+        assert account(agent)["tokens_read"] < account(agent)["tokens_seen"]
+    agent.ask(THIRD)
+    assert account(agent)["messages_to_read"] == 0
+
+
+def test_a_turn_of_a_long_session_does_and_notes_no_more_than_one_of_a_short(
+    open_agent: OpenAgent,
+) -> None:
+    agent = open_agent("sinks:budget=64")
+    agent.ask(FIRST)
+    scope, store = agent.turns(1)[0].user.scope, agent.memories[0]
+    calls, sizes = [], []
+    for more in (2, 400):
+        agent.ledger.append([Record(text="Yes.", scope=scope) for _ in range(more)])
+        agent._loop.follow()
+        agent.read_ahead()
+        agent.ask(SECOND)
+        with Profile() as work:
+            agent.ask(SECOND)
+        sizes.append(len(json.dumps(agent.why().to_json())))
+        message = _heard(agent)
+        agent._loop.follow()
+        cue = agent._loop.cue(_request(agent), message, 100)
+        with Profile() as recall:
+            assert isinstance(store.recall(cue), Cache)
+        calls.append([sum(each.callcount for each in p.getstats()) for p in (recall, work)])
+    (short, turn), (long, turn_of_long) = calls
+    assert long < short * 1.1 and turn_of_long < turn * 1.3 and sizes[1] < sizes[0] + 50
+
+
+def test_a_turn_that_ran_out_of_memory_while_it_evicted_leaves_the_cache_before_it(
+    open_agent: OpenAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = open_agent("sinks:budget=64")
+    agent.ask(FIRST)
+    before = account(agent)
+    evict, evicted = NearLayer.evict, count()
+
+    def full(layer: NearLayer, *how: Any) -> None:
+        if next(evicted) == 1:  # one layer has evicted
+            raise MemoryError
+        evict(layer, *how)
+
+    with monkeypatch.context() as patch, pytest.raises(OutOfMemory):
+        patch.setattr(NearLayer, "evict", full)
+        agent.ask(SECOND)
+    agent.ask(SECOND)
+    now = account(agent)
+    assert now["messages_to_read"] == 1
+    assert now["tokens_seen"] == before["tokens_seen"] + now["tokens_read"]
+
+
+def test_a_row_that_is_corrected_or_told_late_is_noticed_in_a_session_that_goes_on(
+    open_agent: OpenAgent,
+) -> None:
+    agent = open_agent("sinks:budget=256")
+    fact = agent.remember("The code is heron.", session="main")
+    for _ in range(2):
+        agent.ask(SECOND)
+        assert account(agent)["messages_to_read"] <= 1
+    pieces = agent.stream(THIRD)
+    next(pieces)
+    agent.remember("Owls hoot.", session="main")  # between a message and its reply
+    list(pieces)
+    agent.ask(SECOND)
+    assert account(agent)["messages_to_read"] == 1
+    agent.correct(fact.id, "The code is owl.", session="main")
+    agent.ask(SECOND)
+    assert account(agent)["messages_to_read"] > 5
+    assert account(agent)["tokens_read"] == account(agent)["tokens_seen"]
 
 
 def test_a_cancelled_turn_leaves_a_usable_cache_and_what_was_said(open_agent: OpenAgent) -> None:

@@ -57,7 +57,11 @@ class Slots:
             self._slots[blocks[at]] = slot
         found = [self._slots[block] for block in blocks]
         if missing:
-            self._copy([rows[at] for at in missing], [found[at] for at in missing], pool)
+            try:
+                self._copy([rows[at] for at in missing], [found[at] for at in missing], pool)
+            except BaseException:
+                self._slots.clear()  # some may hold half of a block
+                raise
         return found
 
     def _copy(self, rows: list[int], slots: list[int], pool: Bank) -> None:

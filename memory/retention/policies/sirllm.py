@@ -68,7 +68,7 @@ class SirLLM(Budgeted):
             score = _with_turn_starts(tokens, score)
         for _ in range(self.spread):
             score = _spread(score, tokens.position)
-        faded = score.clamp(min=1e-9).log() - (turn - tokens.turn) * math.log(1 / self.decay)
+        faded = score.clamp(1e-9, 1e9).log() - (turn - tokens.turn) * math.log(1 / self.decay)
         return faded.masked_fill(ends(tokens, self.sinks, self.newest), torch.inf)
 
 

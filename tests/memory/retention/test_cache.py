@@ -13,9 +13,9 @@ from palimpsest.llm.local import LocalLLM
 from palimpsest.memory.retention import RetentionCache, open_policy, read
 from palimpsest.memory.retention.files import restore, save
 from safetensors.torch import load_file, save_file
-from transformers import DynamicCache
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from .worlds import llama, logits_of, opened, text
+from .worlds import SIZES, full_disk, llama, logits_of, made, opened, text
 
 
 def test_a_cache_is_of_no_use_to_a_model_it_is_not_attached_to() -> None:
@@ -84,6 +84,10 @@ def test_beam_search_says_what_it_says_with_the_models_own_cache() -> None:
 def test_two_models_that_differ_have_two_fingerprints() -> None:
     assert fingerprint(llama()) == fingerprint(llama())
     assert fingerprint(llama()) != fingerprint(llama(1))
+    scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
+    other = made(LlamaForCausalLM, LlamaConfig(**SIZES))
+    stretched = made(LlamaForCausalLM, LlamaConfig(**SIZES, rope_parameters=scaled))
+    assert fingerprint(other) != fingerprint(stretched)  # the same weights
 
 
 def written(tmp_path: Path) -> Path:
@@ -126,6 +130,16 @@ def test_nothing_half_written_is_left_where_a_file_was(tmp_path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(InputError):
         save(opened(llama(), "full"), path, llama())
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_without_room_on_disk_the_old_file_stays(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    before = path.read_bytes()
+    cache = opened(llama(), "full")
+    read(llama(), cache, text(60))
+    with full_disk(10_000), pytest.raises(StoreError, match="make room there"):
+        save(cache, path, llama())
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 

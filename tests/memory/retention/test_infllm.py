@@ -10,6 +10,7 @@ from palimpsest.memory.retention import RetentionCache, open_policy, read
 from palimpsest.memory.retention.base import FarShape, Leaving
 from palimpsest.memory.retention.far.blocks import BlockMemory, Heads, Lookup
 from palimpsest.memory.retention.far.pool import Pool
+from palimpsest.memory.retention.far.slots import Slots
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -127,6 +128,24 @@ def test_forks_share_the_device_blocks_and_never_read_each_others() -> None:
             assert read is not None and expected is not None
             assert torch.equal(read.out, expected.out)
     assert fork.slots is far.slots
+
+
+def test_blocks_whose_copy_to_the_device_broke_off_are_copied_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    far, plain = memory(k=2, cached=3), memory(k=2)
+    for each in (far, plain):
+        each.add(leaving(32))
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Slots, "_copy", fail)
+        far.read(query(), 0.25)
+    read, expected = far.read(query(), 0.25), plain.read(query(), 0.25)
+    assert read is not None and expected is not None
+    assert torch.equal(read.out, expected.out)
 
 
 def test_a_fork_copies_nothing_until_both_have_gone_on() -> None:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from langchain_core.messages import HumanMessage
+from palimpsest import GenerationConfig
 from palimpsest.llm.local import LocalLLM
 from palimpsest.llm.places import Cache
 from palimpsest.memory.base import Cue, StoreContext
@@ -16,6 +18,8 @@ from palimpsest.memory.record import Record, RecordId, Scope, now
 from palimpsest.memory.registry import MEMORIES, open_memory
 from palimpsest.memory.retention.policies.registry import POLICIES
 from palimpsest.memory.retention.sessions import SessionCache
+
+from .worlds import full_disk
 
 HERE = Scope(session="monday")
 
@@ -116,3 +120,45 @@ def test_what_a_crash_left_of_files_is_removed_when_the_store_is_opened(
     note.unlink()
     open_store(tiny_llm, tmp_path).close()
     assert not list(caches.iterdir())
+
+
+def test_forgetting_removes_what_was_half_written_too(
+    tiny_llm: LocalLLM, tmp_path: Path, store: SessionCache
+) -> None:
+    store.write([told("Herons nest in willows.", "1")])
+    cache = given(store)
+    tiny_llm.read(cache.turns, cache)
+    store.close()
+    store = open_store(tiny_llm, tmp_path)
+    caches = tmp_path / "sinks" / "caches"
+    for left in ("0abc.safetensors", "0abc.safetensors.new", "0abc.json"):
+        (caches / left).write_bytes(b"half")
+    store.forget([RecordId("2")])
+    assert len(list(caches.iterdir())) == 2
+    store.forget([RecordId("1")])
+    assert not list(caches.iterdir())
+    store.close()
+
+
+def test_a_full_disk_costs_the_file_and_nothing_else(
+    tiny_llm: LocalLLM, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store(tiny_llm, tmp_path)
+    store.write([told("Herons nest in willows.", "1")])
+    cache = given(store)
+    tiny_llm.read(cache.turns, cache)
+    with full_disk(10_000):
+        store.close()
+    assert "not kept" in caplog.text and not list((tmp_path / "sinks" / "caches").iterdir())
+
+
+def test_forgetting_between_reading_and_reply_leaves_nothing_of_the_turn(
+    tiny_llm: LocalLLM, store: SessionCache
+) -> None:
+    store.write([told("What is it?", "1")])
+    reading = given(store, record="1")
+    asked = [HumanMessage("The code is heron.\n\nWhat is it?")]  # with another memory's note
+    list(tiny_llm.stream(asked, [reading], GenerationConfig(max_tokens=2)))
+    store.forget([RecordId("note")])
+    store.write([told("Heron.", "2", role="assistant", source="assistant", parents=("1",))])
+    assert given(store).seen == 0 and len(given(store).turns) == 2
