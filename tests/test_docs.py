@@ -38,7 +38,12 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 def test_the_examples_of_the_retention_pages_run(page: str, tiny_llm: LocalLLM) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text()
     ids = torch.arange(60)[None] % len(tiny_llm.tokenizer)
-    given = {"model": tiny_llm.model, "ids": ids, "question": ids[:, :5], "turns": ids.split(20, 1)}
+    given = {
+        "model": tiny_llm.model,
+        "ids": ids,
+        "question": ids[:, :5],
+        "turns": [ids[:, :20], ids[:, 20:]],
+    }
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     exec(code, given)
 
