@@ -170,6 +170,8 @@ def run_chat(agent: Agent, session: str, *, as_json: bool) -> None:
                 chat.command(line)
             else:
                 chat.say(line)
+        except KeyboardInterrupt:  # a reply that streams is cut short where it is shown
+            out.print("\n[dim]cut short[/dim]")
         except PalimpsestError as error:
             err.print(f"{type(error).__name__}: {hinted(str(error))}", markup=False)
 

@@ -272,16 +272,18 @@ def read(
     """Read a document of any length: a tree of summaries that the memory keeps, or one answer; or
     with --stream-memory word by word into a session's KV cache, to be asked about there."""
     from .reading import ask_file, read_file
-    from .streaming import stream_file
+    from .streaming import check_alone, stream_file
 
-    with reporting(json), open_agent(home, model, chosen(memory, stream_memory), user) as agent:
+    with reporting(json):
         if stream_memory is not None:
-            refused = {"--ask": question, "--topic": topic, "--reader": reader}
-            stream_file(agent, file, session, refused, as_json=json)
-        elif question is None:
-            read_file(agent, file, topic, reader, as_json=json)
-        else:
-            ask_file(agent, file, question, reader, as_json=json)
+            check_alone({"--ask": question, "--topic": topic, "--reader": reader})
+        with open_agent(home, model, chosen(memory, stream_memory), user) as agent:
+            if stream_memory is not None:
+                stream_file(agent, file, session, as_json=json)
+            elif question is None:
+                read_file(agent, file, topic, reader, as_json=json)
+            else:
+                ask_file(agent, file, question, reader, as_json=json)
 
 
 @app.command()

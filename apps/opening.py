@@ -6,16 +6,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from ..errors import ConfigError
+
 if TYPE_CHECKING:
     from ..agent.agent import Agent
 
 
 def chosen(memories: list[str] | None, stream: str | None) -> list[str] | None:
-    """What `--memory` and `--stream-memory` name together; None for the default."""
+    """What `--memory` and `--stream-memory` name together; None for the default.
+
+    Raises:
+        UnknownName: `stream` is no policy.
+        ConfigError: another memory has a KV cache, too.
+    """
     from ..memory.registry import DEFAULT_MEMORIES
+    from ..memory.retention.policies.registry import POLICIES
+    from ..registry import parse_spec
 
     if stream is None:
         return memories or None
+    POLICIES.load(parse_spec(stream)[0])
+    if second := [each for each in memories or [] if parse_spec(each)[0] in POLICIES]:
+        raise ConfigError(
+            f"--memory {second[0]} and --stream-memory {stream} are two KV caches, and an agent"
+            " has one; leave one of them out"
+        )
     beside = [] if memories == ["none"] else memories or [*DEFAULT_MEMORIES]
     return [*beside, stream]
 

@@ -20,24 +20,29 @@ if TYPE_CHECKING:
     from ..memory.reading import Progress as Tell
 
 
-def stream_file(
-    agent: Agent, file: Path, session: str, refused: Mapping[str, str | None], *, as_json: bool
-) -> None:
-    """Keep a file's passages in the session, and let its caches read them. Ctrl-C ends the reading;
-    what is left is read before the next answer.
+def check_alone(refused: Mapping[str, str | None]) -> None:
+    """That nothing was given which means another way to read, before anything is opened.
 
     Args:
-        refused: options that mean something else to `read`, and what was given for them.
+        refused: options of `read` by name, and what was given for them.
 
     Raises:
         ConfigError: one of them was given.
-        InputError: the file cannot be read.
     """
     if given := [name for name, value in refused.items() if value is not None]:
         raise ConfigError(
             f"{given[0]} and --stream-memory are two ways to read; read with one of them, and ask"
             " about what a cache has read with `palimpsest ask`"
         )
+
+
+def stream_file(agent: Agent, file: Path, session: str, *, as_json: bool) -> None:
+    """Keep a file's passages in the session, and let its caches read them. Ctrl-C ends the reading;
+    what is left is read before the next answer.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     with _bar(f"keeping {file.name}") as tell:
         kept = agent.ingest(file, session=session, progress=tell)
     began = time.perf_counter()
@@ -57,13 +62,20 @@ def stream_file(
 
 
 def _read_ahead(agent: Agent, session: str, title: str) -> tuple[dict[str, dict[str, Any]], bool]:
-    cancel = Event()
+    cancel, came = Event(), 0
     with _bar(f"reading {title}") as tell:
+
+        def told(done: int, expected: int) -> None:
+            nonlocal came
+            came = done
+            tell(done, expected)
+
         try:
-            return agent.read_ahead(session=session, progress=tell), False
+            return agent.read_ahead(session=session, progress=told), False
         except KeyboardInterrupt:  # the cache has been taken back as far as it came
             cancel.set()
-    return agent.read_ahead(session=session, cancel=cancel), True
+    accounts = agent.read_ahead(session=session, cancel=cancel)
+    return {name: {**account, "tokens_read": came} for name, account in accounts.items()}, True
 
 
 def _told(name: str, account: Mapping[str, Any], seconds: float) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import palimpsest
 import pytest
+import torch
+from palimpsest.llm.local import LocalLLM
 
 ROOT = Path(palimpsest.__file__).parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -28,6 +30,22 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         if not target.startswith(("http://", "https://")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize(
+    "page", ["far_memory", "kv_compression", "retention", "sirllm", "streaming"]
+)
+def test_the_examples_of_the_retention_pages_run(page: str, tiny_llm: LocalLLM) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    ids = torch.arange(60)[None] % len(tiny_llm.tokenizer)
+    given = {
+        "model": tiny_llm.model,
+        "ids": ids,
+        "question": ids[:, :5],
+        "turns": [ids[:, :20], ids[:, 20:]],
+    }
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(code, given)
 
 
 @pytest.mark.model

@@ -176,12 +176,16 @@ class Budgeted:
 
 
 def check_budget(policy: Budgeted, least: int, why: str) -> None:
-    """Choose a policy's stride, if it is 0; raise ConfigError unless the budget has room.
+    """Choose a policy's stride, if it is 0; raise ConfigError unless both are whole
+    numbers and the budget has room.
 
     Args:
         least: tokens that are kept whatever happens.
         why: which they are.
     """
+    for option in ("budget", "stride"):
+        if not isinstance(value := getattr(policy, option), int):
+            raise ConfigError(f"{policy.name}: {option}={value!r} must be a whole number")  # type: ignore[attr-defined]
     if policy.stride == 0:
         object.__setattr__(policy, "stride", _stride(policy.budget, least))
     if policy.stride < 1:

@@ -110,7 +110,8 @@ class StreamMemory(Memory):
         flash = self._ruler.turns(
             previous, budget, each=self.config.flash_raw, shorten=self._shorter
         )
-        candidates = self._activate(cue, {turn.user.id for turn in flash.turns})
+        shown = {turn.user.id for turn in flash.turns} | ({cue.record} if cue.record else set())
+        candidates = self._activate(cue, shown)
         lens = cue.lens
         limits = influence.NONE if "source" in lens.where else self.config
         heard = influence.heard(candidates, cue.message, limits)
@@ -307,8 +308,9 @@ class StreamMemory(Memory):
             self._archive.settle(session, stale)
 
     def _activate(self, cue: Cue, shown: Collection[RecordId]) -> list[Candidate]:
-        """The items that a search finds, without those already in the prompt. An item that says
-        nothing but the message itself (asked before, never answered) would only repeat it."""
+        """The items that a search finds, without those already in the prompt and the turn that is
+        answered again. An item that says nothing but the message itself (asked before, never
+        answered) would only repeat it."""
         scope, lens = cue.scope.across_sessions(), cue.lens
         k = lens.k or self.config.k
         if k == 0:

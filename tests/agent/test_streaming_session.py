@@ -305,6 +305,19 @@ def test_a_row_that_is_corrected_or_told_late_is_noticed_in_a_session_that_goes_
     assert account(agent)["tokens_read"] == account(agent)["tokens_seen"]
 
 
+def test_beside_a_prompt_memory_an_answer_given_again_stays_in_the_cache(
+    open_agent: OpenAgent,
+) -> None:
+    agent = open_agent("scm:gate=always,flash_turns=0", "sinks:budget=1024")
+    agent.ask(FIRST)
+    agent.ask(SECOND)
+    agent.regenerate()
+    seen = account(agent, memory=1)["tokens_seen"]
+    agent.ask(THIRD)
+    told = account(agent, memory=1)
+    assert told["messages_to_read"] == 0 and told["tokens_seen"] == seen + told["tokens_read"]
+
+
 def test_a_cancelled_turn_leaves_a_usable_cache_and_what_was_said(open_agent: OpenAgent) -> None:
     agent = open_agent()
     agent.ask(FIRST)

@@ -175,6 +175,18 @@ def test_regenerating_replaces_the_reply_and_asks_with_the_same_message(
     assert second.why.message == first.why.message
 
 
+def test_an_answer_given_again_does_not_go_by_the_answer_it_replaces(
+    open_agent: OpenAgent,
+) -> None:
+    replies = iter(["In Bergen.", "The boat is a heron.", "The boat is an otter."])
+    agent = open_agent(ScriptedLLM(lambda _: next(replies)), memories=["scm:gate=always"])
+    agent.ask("Where is the boat?", session="before")
+    first = agent.ask("What is the boat called?", session="a")
+    second = agent.regenerate(session="a")
+    assert second.why.records == first.why.records != ()
+    assert not {first.record, second.why.message} & set(second.why.records)
+
+
 def test_a_fork_shares_the_past_and_not_the_future(open_agent: OpenAgent) -> None:
     agent = open_agent()
     agent.ask("first", session="a")

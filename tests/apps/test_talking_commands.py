@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +181,17 @@ def test_a_conversation_without_a_turn_has_nothing_to_explain_or_to_fork(type_: 
     assert shown(result).count("nothing was said in nova yet") == 3
     assert "Error" not in result.output and "* main 1 turn" not in result.output
     assert "main 1 turn" in shown(result)
+
+
+def test_ctrl_c_cuts_an_answer_given_again_short_and_not_the_chat(
+    type_: Type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoken: Iterator[Callable[[], str]] = iter([lambda: "One.", _interrupt, lambda: "Three."])
+    llm = ScriptedLLM(lambda _: next(spoken)())
+    monkeypatch.setattr("palimpsest.agent.building.open_llm", lambda *_, **__: llm)
+    talk = shown(type_("chat", "--memory", "none", answer="Hello.\n/again\nStill there?\n"))
+    assert "One." in talk and "cut short" in talk and "Three." in talk
+
+
+def _interrupt() -> str:
+    raise KeyboardInterrupt
