@@ -26,15 +26,17 @@ if TYPE_CHECKING:
 SHARES = {"1/4": 4, "1/2": 2}
 """Budgets, as parts of a conversation."""
 
-RANDOM = {"random, seed 0": "random:seed=0", "random, seed 1": "random:seed=1"}
 SIRLLM = {"sirllm": "sirllm", "sirllm, as in the paper": "sirllm:recent=0"}
 POLICIES = {
     "sinks + window": "sinks",
-    **RANDOM,
+    "random": "random:seed={number}",
     "h2o": "h2o",
     **SIRLLM,
     "sirllm, public code": "sirllm:recent=0,code_compat=true",
 }
+"""By name. Random draws its lots anew in each conversation, as what has to be kept stands at the
+same place in all of them."""
+
 DAILY = {name: spec for name, spec in POLICIES.items() if name != "h2o"}
 """One fewer where a thing to keep cannot be pointed at."""
 
@@ -72,11 +74,14 @@ def _half_precision(setting: Setting) -> LocalLLM:
     return LocalLLM.load(resolve(setting.model), dtype="bfloat16", name=setting.model)
 
 
-def policies_of(length: int, specs: Mapping[str, str]) -> dict[tuple[str, str], str]:
-    """Each policy at each share of a conversation of so many tokens, as a spec. The budget is a
-    multiple of eight, so that chunks never cross an eviction."""
+def policies_of(
+    length: int, specs: Mapping[str, str], number: int = 0
+) -> dict[tuple[str, str], str]:
+    """Each policy at each share of a conversation of so many tokens, as a spec; `number` is the
+    conversation's. The budget is a multiple of eight, so that chunks never cross an eviction."""
     return {
-        (share, name): f"{spec}{',' if ':' in spec else ':'}budget={length // part // 8 * 8}"
+        (share, name): f"{spec.format(number=number)}{',' if ':' in spec else ':'}"
+        f"budget={length // part // 8 * 8}"
         for share, part in SHARES.items()
         for name, spec in specs.items()
     }
@@ -92,7 +97,7 @@ def _asked(
         progress(f"{task}: conversation {number} of {len(quizzes)}")
         script = Script(llm, quiz)
         lengths.append(script.length)
-        named = {("all", FULL): "full", **policies_of(script.length, specs)}
+        named = {("all", FULL): "full", **policies_of(script.length, specs, number)}
         before = prior(llm, script)
         answers = answered(llm, script, {k: open_policy(spec) for k, spec in named.items()})
         for key, answer in answers.items():
@@ -160,9 +165,8 @@ def _differences(task: str, found: Mapping[tuple[str, str], Sequence[Row]]) -> T
         cloze = {
             name: _column(marks, "cloze") for (part, name), marks in found.items() if part == share
         }
-        draws = zip(*(cloze[name] for name in RANDOM), strict=True)
         controls = {
-            "random": [fmean(draw) for draw in draws],
+            "random": cloze["random"],
             "sinks + window": cloze["sinks + window"],
             "public code": cloze["sirllm, public code"],
         }
@@ -179,7 +183,7 @@ def _differences(task: str, found: Mapping[tuple[str, str], Sequence[Row]]) -> T
                         "held": fmean(gains) > 2 * error,
                     }
                 )
-    note = "paired by conversation; random is the mean of its seeds"
+    note = "paired by conversation"
     return Table(title=f"{task}: what surprisal gains", rows=rows, note=note)
 
 
