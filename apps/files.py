@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import DownloadColumn
 from rich.table import Table
 
+from .bar import bar
 from .opening import open_keeper
 from .output import (
     Home,
@@ -20,7 +19,6 @@ from .output import (
     Model,
     User,
     emit,
-    err,
     hinted,
     many,
     out,
@@ -30,7 +28,6 @@ from .output import (
 
 if TYPE_CHECKING:
     from ..agent.receipt import Ingested
-    from ..memory.reading import Progress as Tell
 
 COUNTS = ("added", "known", "vouched", "forgotten", "quarantined")
 
@@ -67,7 +64,7 @@ def ingest(
     with (
         reporting(json),
         open_keeper(home, model, memory or None, user) as agent,
-        _bar(f"reading {path.name}") as tell,
+        bar(f"reading {path.name}", DownloadColumn()) as tell,
     ):
         how: dict[str, Any] = {"source": source, "session": session, "again": again}
         done = agent.ingest(path, dry_run=dry_run, progress=tell, **how)
@@ -152,15 +149,3 @@ def _show(done: Ingested, dry_run: bool) -> None:
 
 def _words(part: dict[str, str]) -> str:
     return ", ".join(f"{key} {value}" for key, value in part.items())
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Tell]:
-    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task(title, total=None)
-
-        def tell(done: int, expected: int) -> None:
-            progress.update(task, completed=done, total=expected)
-
-        yield tell

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..agent.agent import Agent
 from ..memory.registry import DEFAULT_READER, DEFAULT_SELECTOR
-from .output import emit, err, out, read_text
-
-if TYPE_CHECKING:
-    from ..memory.reading import Progress as Tell
+from .bar import bar
+from .output import emit, out, read_text
 
 
 def read_file(
@@ -23,7 +16,7 @@ def read_file(
     """Read a file into summaries; an interrupted reading goes on from its last section."""
     from ..memory.reading import Tree
 
-    with _bar(f"reading {file.name}") as tell:
+    with bar(f"reading {file.name}") as tell:
         sections = agent.read(
             read_text(file),
             title=file.name,
@@ -45,7 +38,7 @@ def ask_file(
 ) -> None:
     """Answer a question from the parts of a file that bear on it."""
     text = read_text(file)
-    with _bar(f"searching {file.name}") as tell:
+    with bar(f"searching {file.name}") as tell:
         answer = agent.ask_document(
             question, text, selector=selector or DEFAULT_SELECTOR, progress=tell
         )
@@ -60,15 +53,3 @@ def ask_file(
         score = "" if part.score is None else f"{part.score:8.2f}"
         out.print(f"[dim]{score} {part.start}-{part.end}[/dim] ", end="")
         out.print(line, markup=False)
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Tell]:
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task(title, total=None)
-
-        def tell(done: int, expected: int) -> None:
-            progress.update(task, completed=done, total=expected)
-
-        yield tell

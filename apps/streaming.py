@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..agent.agent import Agent
 from ..errors import ConfigError
-from .output import emit, err, hinted, many, out
-
-if TYPE_CHECKING:
-    from ..memory.reading import Progress as Tell
+from .bar import bar
+from .output import emit, hinted, many, out
 
 
 def check_alone(refused: Mapping[str, str | None]) -> None:
@@ -43,7 +39,7 @@ def stream_file(agent: Agent, file: Path, session: str, *, as_json: bool) -> Non
     Raises:
         InputError: the file cannot be read.
     """
-    with _bar(f"keeping {file.name}") as tell:
+    with bar(f"keeping {file.name}") as tell:
         kept = agent.ingest(file, session=session, progress=tell)
     began = time.perf_counter()
     accounts, cut = _read_ahead(agent, session, file.name)
@@ -63,7 +59,7 @@ def stream_file(agent: Agent, file: Path, session: str, *, as_json: bool) -> Non
 
 def _read_ahead(agent: Agent, session: str, title: str) -> tuple[dict[str, dict[str, Any]], bool]:
     cancel, came = Event(), 0
-    with _bar(f"reading {title}") as tell:
+    with bar(f"reading {title}") as tell:
 
         def told(done: int, expected: int) -> None:
             nonlocal came
@@ -86,15 +82,3 @@ def _told(name: str, account: Mapping[str, Any], seconds: float) -> str:
         f" {account.get('tokens_stored', 0):,} of {account.get('tokens_seen', 0):,} seen,"
         f" {account.get('bytes', 0) / 2**20:.1f} MiB"
     )
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Tell]:
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task(title, total=None)
-
-        def tell(done: int, expected: int) -> None:
-            progress.update(task, completed=done, total=expected)
-
-        yield tell
