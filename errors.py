@@ -18,6 +18,10 @@ PalimpsestError
 │   ├── PlanOutdated             what was to be forgotten is no longer what would go
 │   ├── ChainBroken              the event chain does not verify; names the first bad event
 │   └── HomeLocked               another process holds the data folder; names it
+├── EditError                    a model could not be edited; nothing of the edit was kept
+│   ├── EditConflict             it contradicts an edit that holds; names both
+│   ├── EditFailed               its loss is no number, or it does not fit the model's window
+│   └── Cancelled                its caller ended it
 └── StoreError                   a store's artefacts are damaged or disagree with the ledger
 """
 
@@ -101,6 +105,24 @@ class ChainBroken(LedgerError):
 
 class HomeLocked(LedgerError):
     """Another process holds the data folder."""
+
+
+class EditError(PalimpsestError):
+    """A model could not be edited; nothing of the edit was kept."""
+
+
+class EditConflict(EditError, ValueError):
+    """An edit contradicts one that holds."""
+
+
+class EditFailed(EditError):
+    """An edit cannot be learnt. `failed` are the ids of the edits that were learnt together."""
+
+    failed: tuple[str, ...] = ()
+
+
+class Cancelled(EditError):
+    """Slow work that its caller has ended."""
 
 
 class StoreError(PalimpsestError):

@@ -59,7 +59,7 @@ def attached(
             for patch in composition.weights:
                 modules = _modules(model, patch)
                 for layer, delta in _opened(patch, prompt_ids).items():
-                    undo.callback(modules[layer].register_forward_hook(_hook(delta)).remove)
+                    undo.callback(modules[layer].register_forward_hook(hook(delta)).remove)
             build = composition.cache.build if composition.cache else new_cache
             attachment = Attachment(build(model), composition.logits)
         if isinstance(attachment.cache, LiveCache):
@@ -97,5 +97,6 @@ def _opened(patch: Weights, prompt_ids: Tensor) -> dict[str, Delta]:
     return deltas
 
 
-def _hook(delta: Delta) -> Callable[[Module, tuple[Any, ...], Tensor], Tensor]:
+def hook(delta: Delta) -> Callable[[Module, tuple[Any, ...], Tensor], Tensor]:
+    """A forward hook that lets `delta` change what a linear layer gives."""
     return lambda module, inputs, output: delta(inputs[0], output)

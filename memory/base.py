@@ -29,6 +29,10 @@ CHOICES = {"kind": get_args(Kind), "role": get_args(Role), "source": get_args(So
 """What a record can have, by key."""
 
 
+TOLD: frozenset[Kind] = frozenset(get_args(Kind)) - {"edit"}
+"""What stands for itself as text; an edit is an order to change the model."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lens:
     """What a recall is narrowed to; by default nothing is left out.
@@ -130,6 +134,7 @@ class Capabilities:
         derives: `derive` has slow work to do between turns.
         reversible: `forget` restores the state from before the write, by digest.
         endless: with it, a message may be longer than the model's window.
+        kinds: the records it is given; by default all that was said, told, read or derived.
     """
 
     recent_turns: int = 0
@@ -137,6 +142,7 @@ class Capabilities:
     derives: bool = False
     reversible: bool = True
     endless: bool = False
+    kinds: frozenset[Kind] = TOLD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

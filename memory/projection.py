@@ -8,6 +8,7 @@ cursor moves after the store has written, so events are repeated and never misse
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -50,7 +51,7 @@ def catch_up(ledger: Ledger, store: Memory, batch: int = BATCH) -> int:
             if erasing:
                 store.forget([RecordId(event.subject) for event, _ in run])
             else:
-                edges |= _write(store, [record for _, record in run if record and record.trust])
+                edges |= _write(store, list(_given(store, [record for _, record in run])))
         cursor = changes[-1][0].seq
         held = [edge for of_record in edges.values() for edge in of_record]
         ledger.advance(store.name, cursor, edges.keys(), held)
@@ -93,6 +94,13 @@ def rebuild(ledger: Ledger, store: Memory) -> int:
     ledger.reset(store.name)
     store.clear()
     return catch_up(ledger, store)
+
+
+def _given(store: Memory, records: Iterable[Record | None]) -> Iterator[Record]:
+    """Those that are there, trusted at all, and of a kind that the store is for."""
+    for record in records:
+        if record and record.trust and record.kind in store.capabilities.kinds:
+            yield record
 
 
 def _write(store: Memory, records: list[Record]) -> dict[RecordId, list[Artefact]]:

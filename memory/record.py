@@ -16,7 +16,7 @@ from ..errors import InputError
 RecordId = NewType("RecordId", str)
 """A ULID: 26 characters, sorts by time of creation."""
 
-Kind = Literal["message", "fact", "correction", "document", "summary"]
+Kind = Literal["message", "fact", "correction", "document", "summary", "edit"]
 Role = Literal["user", "assistant", "tool", "system"]
 Source = Literal["user", "assistant", "document", "tool"]
 

@@ -14,12 +14,16 @@ CACHES = (
 )
 """Retention policies: each is a memory of its name, a KV cache for each session under it."""
 
+EDITORS = ("wise",)
+"""Editing methods: each is a memory of its name, which patches the weights."""
+
 MEMORIES = Registry(
     "memory",
     {
         "scm": ".memory.stream.memory:StreamMemory",
         "recent": ".memory.recent:RecentTurns",
         **dict.fromkeys(CACHES, ".memory.retention.sessions:SessionCache"),
+        **dict.fromkeys(EDITORS, ".editors.editor:Editor"),
     },
     group="palimpsest.memories",
 )

@@ -1,0 +1,1 @@
+"""Change a fact in the weights, and change it back."""

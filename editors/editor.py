@@ -1,0 +1,353 @@
+"""A memory of edits: it follows the ledger, learns what is new, and attaches what a turn is about.
+
+It knows methods by their contract. What is attached is always a function of the edits that hold, by
+age, so undoing any of them in any order leaves what applying only the rest would have made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from threading import Event, Lock, RLock
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from ..errors import Cancelled, CapabilityError, EditFailed, StoreError
+from ..llm.open import UnopenedLLM
+from ..llm.places import Place, Weights
+from ..memory.base import Artefact, Capabilities, Cue, Erasure, Memory, StoreContext
+from ..memory.record import Record, RecordId, Scope
+from .base import Change, Learnt, Method, Patch, Progress, Receipt
+from .lanes import Step, lanes, settings
+from .receipts import receipts
+from .registry import METHODS
+from .shelf import Held, Shelf
+from .workbench import Workbench
+
+if TYPE_CHECKING:
+    from ..llm.base import LLM
+
+
+class Editor(Memory):
+    """The edits of all scopes under one method; the memory's name is the method's.
+
+    Options are the method's hyper-parameters. Safe to use from several threads; learning is done by
+    one at a time, beside turns.
+    """
+
+    place: ClassVar[Place] = "weights"
+    capabilities = Capabilities(kinds=frozenset({"edit"}), derives=True)
+
+    @classmethod
+    def open(cls, name: str, context: StoreContext, options: Mapping[str, Any]) -> Self:
+        """Open the store in `context.folder`.
+
+        Raises:
+            ConfigError: no such option, or one breaks a rule.
+        """
+        return cls(name, context, METHODS.build(name, **options))
+
+    def __init__(self, name: str, context: StoreContext, method: Method) -> None:
+        self.name = name
+        self.method = method
+        self._context = context
+        self._lock, self._learning = RLock(), Lock()
+        self._shelf = Shelf(context.folder, read_only=context.read_only)
+        self._held: dict[RecordId, Held] = {held.id: held for held in self._shelf.edits()}
+        self._changes: dict[str, Change] = {}
+        self._patches: dict[Scope, tuple[tuple[str, ...], Patch]] = {}
+        self._bench: Workbench | None = None
+        if not isinstance(context.llm, UnopenedLLM):
+            self._bench = self._workbench(context.llm)
+
+    def _workbench(self, llm: LLM) -> Workbench | None:
+        model, tokenizer = getattr(llm, "model", None), getattr(llm, "tokenizer", None)
+        if model is None or tokenizer is None:
+            return None
+        return Workbench(model, tokenizer, self._context.folder / "model")
+
+    def check_model(self, llm: LLM) -> None:
+        """That its weights are in this process, and that it has a matrix to be edited.
+
+        Raises:
+            CapabilityError: it has not.
+        """
+        self._at_work().down(0)
+
+    def _at_work(self) -> Workbench:
+        if self._bench is None:
+            self._bench = self._workbench(self._context.llm)
+        if self._bench is None:
+            raise CapabilityError(
+                f"memory {self.name!r} edits weights, and those of {self._context.llm.name!r} are"
+                " not in this process; open a local model"
+            )
+        return self._bench
+
+    # Edits come and go.
+
+    def write(self, records: Sequence[Record]) -> list[Artefact]:
+        """Take edits in; see `Memory.write`. They are learnt by `learn`, and attached from then
+        on."""
+        with self._lock:
+            for record in records:
+                self._held[record.id] = self._shelf.put(record)
+        return [Artefact(record.id, f"edit:{record.id}") for record in records]
+
+    def forget(self, ids: Collection[RecordId]) -> Erasure:
+        """Hold nothing of these edits any more: undo them. Edits of the same lane that were learnt
+        on top of them are detached, and are to be learnt again."""
+        with self._lock:
+            before = self._wanted()
+            gone = frozenset(ids) & self._held.keys()
+            for id in gone:
+                self._shelf.drop(id)
+                del self._held[id]
+            after = self._wanted()
+            self._sweep()
+        again = [id for id, key in after.items() if before[id] != key]
+        return Erasure(
+            store=self.name,
+            erased=gone,
+            unknown=frozenset(ids) - gone,
+            rebuilt=tuple(f"edit:{id}" for id in again),
+        )
+
+    def clear(self) -> None:
+        """Hold nothing."""
+        self.forget(list(self._held))
+
+    def held(self) -> frozenset[RecordId]:
+        """Ids of all edits, those that a newer one supersedes included."""
+        with self._lock:
+            return frozenset(self._held)
+
+    def edits(self, scope: Scope) -> list[tuple[Held, bool]]:
+        """The edits that hold for a user and agent, by age, each with whether it is learnt."""
+        with self._lock:
+            wanted = self._wanted()
+            return [
+                (held, self._change(wanted[held.id]) is not None)
+                for held in self._holding()
+                if held.owner == scope.across_sessions()
+            ]
+
+    # Learning.
+
+    def pending(self) -> list[RecordId]:
+        """Edits that hold and are still to be learnt, by age."""
+        with self._lock:
+            return [id for id, key in self._wanted().items() if self._change(key) is None]
+
+    def learn(
+        self, progress: Progress = lambda done, total: None, cancel: Event | None = None
+    ) -> list[RecordId]:
+        """Learn all that is pending, the oldest first; returns what was learnt.
+
+        Raises:
+            Cancelled: `cancel` was set; what was learnt until then stays.
+            EditFailed: an edit cannot be learnt; `failed` names those that were learnt together.
+        """
+        cancel = cancel or Event()
+        made: list[RecordId] = []
+        with self._learning:
+            total = len(self.pending())
+            if not total:
+                return made
+            bench = self._at_work().second()
+            while (step := self._next()) is not None:
+                done = len(made)
+
+                def within(part: int, parts: int, step: Step = step, done: int = done) -> None:
+                    share = part / max(parts, 1) * len(step.edits)
+                    progress(round(100 * (done + share)), 100 * max(total, done + len(step.edits)))
+
+                changes = self._learn(bench, step, within, cancel)
+                with self._lock:
+                    for key, change in zip(step.keys, changes, strict=True):
+                        self._shelf.keep(key, change)
+                        self._changes[key] = change
+                    self._sweep()
+                made += [held.id for held in step.edits]
+        return made
+
+    def _learn(
+        self, bench: Workbench, step: Step, progress: Progress, cancel: Event
+    ) -> list[Change]:
+        before = [Learnt(id=h.id, edit=h.edit, change=self._changes[key]) for h, key in step.before]
+        edits = [held.edit for held in step.edits]
+        try:
+            bench.check(edits)
+            return self.method.learn(bench, edits, before, progress, cancel)
+        except EditFailed as error:
+            error.failed = tuple(held.id for held in step.edits)
+            raise
+
+    def _next(self) -> Step | None:
+        """The next edits that are to be learnt together."""
+        with self._lock:
+            for step in self._steps():
+                if any(self._change(key) is None for key in step.keys):
+                    return step
+        return None
+
+    def derive(self, cancel: Event) -> Iterator[Record]:
+        """Learn what is pending between turns; it leads to no records."""
+        try:
+            self.learn(cancel=cancel)
+        except Cancelled:
+            return
+        yield from ()
+
+    # Answering.
+
+    def recall(self, cue: Cue) -> Weights:
+        """The patch that the message opens, if any."""
+        patch, count = self._patch(cue.scope)
+        if patch is None:
+            return Weights(memory=self.name, layers=frozenset(), open=lambda ids: {})
+        opened = patch.open([cue.message])
+        behind = tuple(verdict.entry for verdict in opened.verdicts if verdict)
+        return Weights(
+            memory=self.name,
+            layers=frozenset(opened.deltas),
+            records=behind,
+            explain={"edits": count, **patch.explain(cue.message)},
+            open=lambda ids: opened.deltas,
+        )
+
+    def patch(self, scope: Scope) -> Patch | None:
+        """All learnt edits of a user and agent as one patch; None if there are none, or no model is
+        open."""
+        return self._patch(scope)[0]
+
+    def _patch(self, scope: Scope) -> tuple[Patch | None, int]:
+        owner = scope.across_sessions()
+        with self._lock:
+            if self._bench is None:
+                return None, 0
+            wanted = self._wanted()
+            own = [held for held in self._holding() if held.owner == owner]
+            learnt = [
+                Learnt(id=held.id, edit=held.edit, change=change)
+                for held in own
+                if (change := self._change(wanted[held.id])) is not None
+            ]
+            keys = tuple(wanted[each.id] for each in learnt)
+            if not learnt:
+                return None, 0
+            known, patch = self._patches.get(owner, ((), None))
+            if patch is None or known != keys:
+                patch = self.method.patch(self._bench, learnt)
+                self._patches[owner] = keys, patch
+            return patch, len(learnt)
+
+    def verify(self, ids: Collection[RecordId]) -> list[Receipt]:
+        """Ask the model again about these edits, without them and with all that hold.
+
+        Raises:
+            StoreError: one is not held, or still to be learnt.
+        """
+        with self._lock:
+            bench = self._at_work().second()
+            wanted = self._wanted()
+            found: dict[Scope, list[Learnt]] = {}
+            for id in ids:
+                held = self._held.get(id)
+                change = self._change(wanted[id]) if id in wanted else None
+                if held is None or change is None:
+                    state = "is not learnt yet" if id in wanted else "does not hold"
+                    raise StoreError(f"edit {id} {state}; `palimpsest edits` lists those that do")
+                found.setdefault(held.owner, []).append(
+                    Learnt(id=id, edit=held.edit, change=change)
+                )
+            patches = {owner: self._patch(owner)[0] for owner in found}
+        made = {
+            receipt.id: receipt
+            for owner, learnt in found.items()
+            for receipt in receipts(bench, settings(self.method), learnt, patches[owner])
+        }
+        return [made[id] for id in ids]
+
+    # What follows from the edits that hold.
+
+    def _holding(self) -> list[Held]:
+        """Edits that no other one supersedes, by age."""
+        superseded = {held.supersedes for held in self._held.values()}
+        return [self._held[id] for id in sorted(self._held) if id not in superseded]
+
+    def _steps(self) -> Iterator[Step]:
+        yield from lanes(self.method, self._fingerprint, self._holding())
+
+    def _wanted(self) -> dict[RecordId, str]:
+        """The key under which what is learnt of each edit that holds lies, or will lie."""
+        return {
+            held.id: key
+            for step in self._steps()
+            for held, key in zip(step.edits, step.keys, strict=True)
+        }
+
+    @property
+    def _fingerprint(self) -> str:
+        """Of the model in use; without one, of that which the changes were learnt with."""
+        if self._bench is None:
+            return self._shelf.fingerprint
+        if not self._context.read_only:
+            self._shelf.fingerprint = self._bench.fingerprint
+        return self._bench.fingerprint
+
+    def _change(self, key: str) -> Change | None:
+        if key not in self._changes and (change := self._shelf.change(key)) is not None:
+            self._changes[key] = change
+        return self._changes.get(key)
+
+    def _sweep(self) -> None:
+        """Keep only what follows from the edits that hold."""
+        wanted = frozenset(self._wanted().values())
+        self._shelf.sweep(wanted)
+        self._changes = {key: self._changes[key] for key in self._changes.keys() & wanted}
+
+    # As every store.
+
+    def digest(self) -> str:
+        """SHA-256, hex, of the edits and of what was learnt of them."""
+        seal = hashlib.sha256()
+        with self._lock:
+            wanted = self._wanted()
+            for id in sorted(self._held):
+                held = self._held[id]
+                content = [id, asdict(held.scope), asdict(held.edit), held.supersedes]
+                seal.update(json.dumps(content, ensure_ascii=False, sort_keys=True).encode())
+                change = self._change(wanted[id]) if id in wanted else None
+                if change is not None:
+                    seal.update(change.digest.encode())
+        return seal.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write the folders `edits` and `changes`."""
+        with self._lock:
+            self._shelf.copy(path)
+
+    def load(self, path: Path) -> None:
+        """Replace everything by what `save` wrote, or nothing and raise StoreError."""
+        with self._lock:
+            self._shelf.replace(path)
+            self._held = {held.id: held for held in self._shelf.edits()}
+            self._changes.clear()
+            self._patches.clear()
+
+    def marks(self, ids: Collection[RecordId] | None = None) -> Iterator[bytes]:
+        """The first bytes of what was learnt of each edit."""
+        with self._lock:
+            wanted = self._wanted()
+            for id in wanted if ids is None else wanted.keys() & ids:
+                if (change := self._change(wanted[id])) is not None:
+                    yield from change.marks
+
+    def close(self) -> None:
+        """Let go of the model's twin and of what is in memory. May be called twice."""
+        with self._lock:
+            self._changes.clear()
+            self._patches.clear()

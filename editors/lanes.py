@@ -1,0 +1,65 @@
+"""In which order edits are learnt, and under which key what is learnt of each lies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ..memory.record import Scope
+from .base import Method
+from .shelf import Held
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Edits that are learnt together.
+
+    Args:
+        keys: for each of them the key of its change: equal exactly where model, method, edits and
+            all before them in the lane are.
+        before: the edits before them in their lane, by age, with their keys.
+    """
+
+    edits: tuple[Held, ...]
+    keys: tuple[str, ...]
+    before: tuple[tuple[Held, str], ...]
+
+
+def lanes(method: Method, model: str, holding: Sequence[Held]) -> Iterator[Step]:
+    """Every step of every lane, those of a lane in order."""
+    sorted_out: dict[tuple[Scope, str], list[Held]] = {}
+    for held in holding:
+        sorted_out.setdefault((held.owner, method.lane(held.edit)), []).append(held)
+    root = _hash([model, settings(method, applied=False)])
+    for lane in sorted_out.values():
+        key = root
+        before: list[tuple[Held, str]] = []
+        for at in range(0, len(lane), method.batch):
+            together = tuple(lane[at : at + method.batch])
+            key = _hash([key, [asdict(held.edit) for held in together]])
+            keys = tuple(_hash([key, place]) for place in range(len(together)))
+            yield Step(together, keys, tuple(before))
+            before += zip(together, keys, strict=True)
+
+
+def settings(method: Method, *, applied: bool = True) -> dict[str, Any]:
+    """A method's name and hyper-parameters.
+
+    Args:
+        applied: also those that only matter when a patch is applied, so that changing them has
+            nothing learnt again.
+    """
+    named = {
+        field.name: getattr(method, field.name)
+        for field in fields(method)  # type: ignore[arg-type]
+        if applied or field.name not in method.applied
+    }
+    return {"name": method.name, **named}
+
+
+def _hash(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
