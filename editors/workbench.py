@@ -61,7 +61,9 @@ class Workbench:
         self.tokenizer = tokenizer
         self.folder = folder
         self.prober = Prober(self.model, tokenizer)
-        self.features = PromptFeatures(self.model, tokenizer)
+        self.features = PromptFeatures(
+            self.model, tokenizer, kept=folder / f"features-{self.fingerprint[:16]}.safetensors"
+        )
 
     def second(self) -> Workbench:
         """Another bench for another thread, which shares what was computed."""

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
     """Modules of its own, without hooks, over the weights and buffers of `model`; frozen."""
-    memo: dict[int, Any] = {id(weight): weight for weight in model.parameters()}
+    memo: dict[int, Any] = {
+        id(weight): nn.Parameter(weight.detach(), requires_grad=False)
+        for weight in model.parameters()
+    }
     memo |= {id(buffer): buffer for buffer in model.buffers()}
     second = copy.deepcopy(model, memo)
     for module in second.modules():

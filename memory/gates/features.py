@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache, cached_property
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from ...llm.twin import blocks, inputs_of, up_to_block
 
@@ -31,6 +33,7 @@ class PromptFeatures:
     Args:
         model: a twin, used by nobody else at the same time.
         layer: whose input is pooled; by default an eighth of the way up, where words still show.
+        kept: a file to keep in what takes seconds to compute, and depends on the model alone.
     """
 
     def __init__(
@@ -38,8 +41,9 @@ class PromptFeatures:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         layer: int | None = None,
+        kept: Path | None = None,
     ) -> None:
-        self._model, self._tokenizer = model, tokenizer
+        self._model, self._tokenizer, self._kept = model, tokenizer, kept
         name, layers = blocks(model)
         self.layer = max(1, round(len(layers) / 8)) if layer is None else layer
         self._block = f"{name}.{self.layer}"
@@ -53,7 +57,7 @@ class PromptFeatures:
 
     def with_model(self, model: PreTrainedModel) -> PromptFeatures:
         """The same features by another twin, for another thread."""
-        other = PromptFeatures(model, self._tokenizer, self.layer)
+        other = PromptFeatures(model, self._tokenizer, self.layer, self._kept)
         other.__dict__["_background"] = self._background
         return other
 
@@ -83,6 +87,18 @@ class PromptFeatures:
     @cached_property
     def _background(self) -> tuple[Tensor, Tensor]:
         """Mean [D] and whitening [D, D] of sentences about nothing in particular."""
+        if self._kept is None or not self._kept.exists():
+            mean, whitening = self._whitening()
+            if self._kept is not None:
+                self._kept.parent.mkdir(parents=True, exist_ok=True)
+                new = self._kept.with_name(self._kept.name + ".new")
+                save_file({"mean": mean, "whitening": whitening}, new)
+                new.replace(self._kept)
+            return mean, whitening
+        kept = load_file(self._kept)
+        return kept["mean"], kept["whitening"]
+
+    def _whitening(self) -> tuple[Tensor, Tensor]:
         encoded = self._tokenizer(list(background()), add_special_tokens=False)
         states = self._pool(encoded["input_ids"])
         mean = states.mean(0)
