@@ -92,7 +92,7 @@ class PromptFeatures:
             if self._kept is not None:
                 self._kept.parent.mkdir(parents=True, exist_ok=True)
                 new = self._kept.with_name(self._kept.name + ".new")
-                save_file({"mean": mean, "whitening": whitening}, new)
+                save_file({"mean": mean, "whitening": whitening.contiguous()}, new)
                 new.replace(self._kept)
             return mean, whitening
         kept = load_file(self._kept)
