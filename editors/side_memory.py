@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..llm.places import Delta
 from ..memory.gates.base import Entry, Gate, Verdict, route
-from ..memory.gates.keys import Key, KeyGate
+from ..memory.gates.keys import Key
 from ..memory.record import RecordId
 from .base import Edit, Learnt, Opened
 from .merging import MERGES
@@ -127,11 +127,11 @@ class SideMemories:
         self._gate: Gate
         if method.gate == "keys":
             self._entries = [entry(each.edit, each.id) for each in learnt]
-            keys = KeyGate(bench.features, threshold=method.threshold, margin=method.outside)
+            keys = method.keys(bench)
             keys.fit(
                 self._entries,
                 [
-                    Key(each.change.tensors["keys"], each.change.numbers["outside"])
+                    Key(each.change.tensors["inside"], each.change.tensors["outside"])
                     for each in learnt
                 ],
             )

@@ -63,7 +63,7 @@ class Wise:
         steps, rate, until: Adam's, and the answer's loss at which it ends.
         contexts: beginnings of other texts before the prompt in training.
         gate: "keys", or "activation" as in the paper.
-        threshold, outside: of the gate of keys; see `KeyGate`.
+        threshold, strict: of the gate of keys; see `KeyGate`.
         alpha, beta, gamma: margins of the routing loss (equation 5); beta=0 leaves it out.
         act_ratio, epsilon: of the gate of activations.
         replay: edits of the same shard, learnt before, whose routing activation is held up.
@@ -81,10 +81,10 @@ class Wise:
     steps: int = 40
     rate: float = 0.1
     until: float = 0.05
-    contexts: int = 4
+    contexts: int = 3
     gate: Literal["keys", "activation"] = "keys"
-    threshold: float = 0.35
-    outside: float = 0.05
+    threshold: float = 0.3
+    strict: float = 0.6
     alpha: float = 1.0
     beta: float = 0.0
     gamma: float = 3.0
@@ -94,7 +94,7 @@ class Wise:
     clamp: float = 0.0
     batch: ClassVar[int] = 1
     applied: ClassVar[frozenset[str]] = frozenset(
-        {"mode", "merge", "density", "gate", "threshold", "outside", "act_ratio"}
+        {"mode", "merge", "density", "gate", "threshold", "strict", "act_ratio"}
     )
 
     def __post_init__(self) -> None:
@@ -146,7 +146,7 @@ class Wise:
 
     def keys(self, bench: Workbench) -> KeyGate:
         """The gate of keys, holding nothing yet."""
-        return KeyGate(bench.features, threshold=self.threshold, margin=self.outside)
+        return KeyGate(bench.features, threshold=self.threshold, strict=self.strict)
 
 
 class _Lesson:
@@ -280,8 +280,7 @@ class _Lesson:
         tensors = {name: part.detach().cpu().contiguous() for name, part in parts.items()}
         numbers = {"activation": float(inside)}
         key = method.keys(self.bench).key(entry(self.edit))
-        tensors["keys"] = key.points
-        numbers["outside"] = key.outside
+        tensors |= {"inside": key.inside, "outside": key.outside}
         return Change(
             tensors=tensors,
             numbers=numbers,

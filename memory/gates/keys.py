@@ -1,8 +1,9 @@
 """A gate of keys: a prompt is about what lies nearest to it among the prompts that were given.
 
 Cosine of whitened features, the best over the prompt's sentences and over an entry's own prompts.
-The entry's subject, where it is known, has to be in the prompt: it vetoes near misses (the same
-relation of somebody else), and never opens anything by itself.
+Two things veto, and open nothing by themselves: the entry's subject is not in the prompt (the same
+relation of somebody else), or one of the entry's `outside` prompts is nearer (another relation of
+the same subject).
 """
 
 from __future__ import annotations
@@ -22,19 +23,20 @@ NAMED = 0.75
 
 _SENTENCE = re.compile(r"(?<=[.!?;:])\s+|\n+")
 _WORD = re.compile(r"\w+")
+_NAME = re.compile(r"(?<!^)\b(?!I\b)[A-Z]\w*")
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What is kept of an entry.
+    """What is kept of an entry: features, of length 1, of its prompts.
 
     Args:
-        points: [P, D], features of its own prompts, of length 1.
-        outside: the best cosine among its `outside` prompts; -1 if there are none.
+        inside: [P, D].
+        outside: [Q, D]; Q may be 0.
     """
 
-    points: Tensor
-    outside: float = -1.0
+    inside: Tensor
+    outside: Tensor
 
 
 class KeyGate:
@@ -42,17 +44,17 @@ class KeyGate:
 
     Args:
         features: what a prompt looks like.
-        threshold: least cosine.
-        margin: how far the threshold stays above what the entry's own `outside` prompts score.
+        threshold: least cosine, of an entry that names its subject.
+        strict: least cosine of one that does not, and whose prompt has no names either.
     """
 
-    def __init__(self, features: Features, *, threshold: float, margin: float) -> None:
+    def __init__(self, features: Features, *, threshold: float, strict: float) -> None:
         self._features = features
-        self._least, self._margin = threshold, margin
+        self._least, self._strict = threshold, strict
         self._entries: tuple[Entry, ...] = ()
-        self._keys: list[Key] = []
-        self._points = torch.empty(0)
-        self._owner = torch.empty(0, dtype=torch.long)
+        self._subjects: tuple[str, ...] = ()
+        self._inside = _Points(())
+        self._outside = _Points(())
 
     def fit(self, entries: Sequence[Entry], keys: Sequence[Key] | None = None) -> None:
         """Hold these entries and no others.
@@ -60,69 +62,88 @@ class KeyGate:
         Args:
             keys: what `key` made of each of them, where that is kept.
         """
+        found = [self.key(entry) for entry in entries] if keys is None else keys
         self._entries = tuple(entries)
-        self._keys = list(map(self.key, entries) if keys is None else keys)
-        if self._keys:
-            points = [key.points for key in self._keys]
-            self._points = torch.cat(points)
-            self._owner = torch.cat(
-                [torch.full((len(each),), at) for at, each in enumerate(points)]
-            )
+        self._subjects = tuple(subject_of(entry) for entry in entries)
+        self._inside = _Points([key.inside for key in found])
+        self._outside = _Points([key.outside for key in found])
 
     def key(self, entry: Entry) -> Key:
         """What is to be kept of an entry; depends on it alone."""
-        points = normalize(self._features(entry.inside), dim=-1)
+        inside = normalize(self._features(entry.inside), dim=-1)
         if not entry.outside:
-            return Key(points)
-        outside = normalize(self._features(entry.outside), dim=-1)
-        return Key(points, float((outside @ points.T).max()))
+            return Key(inside, inside[:0])
+        return Key(inside, normalize(self._features(entry.outside), dim=-1))
 
     @property
     def thresholds(self) -> Tensor:
         """[E]: the cosine above which an entry opens."""
-        return torch.tensor([self._threshold(key) for key in self._keys])
+        return torch.tensor([self._threshold(subject) for subject in self._subjects])
 
     def score(self, prompts: Sequence[str]) -> Tensor:
-        """[N, E] cosines; -inf where an entry's subject is missing."""
-        near = self._near(prompts)
-        for row, prompt in enumerate(prompts):
-            told = _words(prompt)
-            for at, entry in enumerate(self._entries):
-                if entry.subject and not named(entry.subject, prompt, told):
-                    near[row, at] = -torch.inf
-        return near
+        """[N, E] cosines; -inf where something vetoes."""
+        near, vetoed = self._near(prompts)
+        return near.masked_fill(vetoed, -torch.inf)
 
     def explain(self, prompt: str, k: int = 3) -> list[Verdict]:
         """The entries that come nearest, by margin, the nearest first."""
         if not self._entries:
             return []
-        told = _words(prompt)
+        near, vetoed = self._near([prompt])
         found = [
             Verdict(
                 entry=entry.id,
-                score=float(score),
-                threshold=self._threshold(key),
-                vetoed=bool(entry.subject) and not named(str(entry.subject), prompt, told),
+                score=score,
+                threshold=self._threshold(subject),
+                vetoed=veto,
             )
-            for entry, key, score in zip(
-                self._entries, self._keys, self._near([prompt])[0], strict=True
+            for entry, subject, score, veto in zip(
+                self._entries, self._subjects, near[0].tolist(), vetoed[0].tolist(), strict=True
             )
         ]
         return sorted(found, key=lambda verdict: (verdict.vetoed, -verdict.margin))[:k]
 
-    def _threshold(self, key: Key) -> float:
-        return max(self._least, key.outside + self._margin)
+    def _threshold(self, subject: str) -> float:
+        return self._least if subject else self._strict
 
-    def _near(self, prompts: Sequence[str]) -> Tensor:
-        """[N, E]: the best cosine over a prompt's sentences and an entry's own prompts."""
+    def _near(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """[N, E]: the best cosine over a prompt's sentences and an entry's own prompts; and whether
+        something vetoes."""
         parts = [[prompt, *_sentences(prompt)] for prompt in prompts]
-        features = self._features([part for each in parts for part in each])
-        cosines = normalize(features, dim=-1) @ self._points.T
-        best = torch.full((len(features), len(self._entries)), -torch.inf)
-        best.scatter_reduce_(1, self._owner.expand(len(features), -1), cosines, "amax")
-        return torch.stack(
-            [rows.amax(0) for rows in torch.split(best, [len(each) for each in parts])]
-        )
+        features = normalize(self._features([part for each in parts for part in each]), dim=-1)
+        sizes = [len(each) for each in parts]
+        near = self._inside.best(features, sizes)
+        vetoed = self._outside.best(features, sizes) >= near
+        for row, prompt in enumerate(prompts):
+            told = _words(prompt)
+            for at, subject in enumerate(self._subjects):
+                if subject and not named(subject, prompt, told):
+                    vetoed[row, at] = True
+        return near, vetoed
+
+
+class _Points:
+    """Points of many entries as one matrix."""
+
+    def __init__(self, points: Sequence[Tensor]) -> None:
+        self._count = len(points)
+        self._all = torch.cat(list(points)) if points else torch.empty(0)
+        owners = [torch.full((len(each),), at) for at, each in enumerate(points)]
+        self._owner = torch.cat(owners) if owners else torch.empty(0, dtype=torch.long)
+
+    def best(self, features: Tensor, sizes: Sequence[int]) -> Tensor:
+        """[N, E]: the best cosine of the features [sum(sizes), D], which belong to N prompts, with
+        an entry's points; -inf where it has none."""
+        best = torch.full((len(features), self._count), -torch.inf)
+        if len(self._all):
+            cosines = features @ self._all.T
+            best.scatter_reduce_(1, self._owner.expand(len(features), -1), cosines, "amax")
+        return torch.stack([rows.amax(0) for rows in torch.split(best, list(sizes))])
+
+
+def subject_of(entry: Entry) -> str:
+    """Its subject; where none is given, the names in its first prompt, if any."""
+    return entry.subject or " ".join(_NAME.findall(entry.inside[0]))
 
 
 def named(subject: str, prompt: str, told: frozenset[str] | None = None) -> bool:
