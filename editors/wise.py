@@ -79,7 +79,7 @@ class Wise:
     rank: int = 4
     mask: float = 0.2
     steps: int = 40
-    rate: float = 0.1
+    rate: float = 0.08
     until: float = 0.05
     contexts: int = 3
     gate: Literal["keys", "activation"] = "keys"
