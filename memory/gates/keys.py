@@ -147,8 +147,9 @@ def subject_of(entry: Entry) -> str:
 
 
 def named(subject: str, prompt: str, told: frozenset[str] | None = None) -> bool:
-    """Whether a prompt names a subject: as it is written, or by most of its words."""
-    if subject.casefold() in prompt.casefold():
+    """Whether a prompt names a subject by most of its words; in scripts without case, which put no
+    spaces between words either, as it is written."""
+    if subject.upper() == subject.lower() and subject in prompt:
         return True
     words = _words(subject)
     told = _words(prompt) if told is None else told
