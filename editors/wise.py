@@ -201,11 +201,7 @@ class _Lesson:
                 answer = self._answering()
                 routing = self._routing(delta) if method.beta else answer.new_zeros(())
                 curve.append(float(answer.detach() + routing.detach()))
-                if not math.isfinite(curve[-1]):
-                    raise EditFailed(
-                        f"the loss became {curve[-1]} at step {step + 1} with rate={method.rate};"
-                        " choose a lower rate"
-                    )
+                self._check(curve[-1], step)
                 if answer < method.until and routing < method.until:
                     break
                 optimiser.zero_grad()
@@ -216,6 +212,13 @@ class _Lesson:
                         part.data.clamp_(-method.clamp, method.clamp)
         progress(method.steps, method.steps)
         return self._kept(parts, delta, curve)
+
+    def _check(self, value: float, step: int) -> None:
+        if not math.isfinite(value):
+            raise EditFailed(
+                f"the loss became {value} at step {step + 1} with rate={self.method.rate};"
+                " choose a lower rate"
+            )
 
     def _answering(self) -> Tensor:
         """-ln P(target | prompt): over a row's target tokens, then over rows, the mean."""
@@ -278,6 +281,7 @@ class _Lesson:
         lengths = delta(plain.inputs).norm(dim=-1)
         inside = ((lengths * counted).sum(1) / counted.sum(1))[0]
         tensors = {name: part.detach().cpu().contiguous() for name, part in parts.items()}
+        self._check(float(sum(part.sum() for part in tensors.values())), len(curve))
         numbers = {"activation": float(inside)}
         key = method.keys(self.bench).key(entry(self.edit))
         tensors |= {"inside": key.inside, "outside": key.outside}
