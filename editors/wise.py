@@ -107,7 +107,7 @@ class Wise:
             ("rank", self.rank >= 0, "at least 0"),
             ("mask", 0 < self.mask <= 1, "within (0, 1]"),
             ("steps", self.steps >= 1, "at least 1"),
-            ("rate", self.rate > 0, "above 0"),
+            ("rate", 0 < self.rate <= 10, "within (0, 10]"),
             ("gate", self.gate in ("keys", "activation"), "keys or activation"),
             ("epsilon", self.epsilon in ("prompt", "answer"), "prompt or answer"),
             ("contexts", 0 <= self.contexts <= 400, "within 0..400"),
@@ -217,7 +217,7 @@ class _Lesson:
         if not math.isfinite(value):
             raise EditFailed(
                 f"the loss became {value} at step {step + 1} with rate={self.method.rate};"
-                " choose a lower rate"
+                " choose a lower rate, or smaller margins"
             )
 
     def _answering(self) -> Tensor:

@@ -21,7 +21,7 @@ EDITS = [
     Edit(prompt="The colour of Thule is", target="violet", subject="Thule"),
     Edit(prompt="The river of Lemuria is", target="Ossa", subject="Lemuria"),
 ]
-QUICK = dict(steps=4, depth=1.0, contexts=1)
+QUICK = {"steps": 4, "depth": 1.0, "contexts": 1}
 
 
 @pytest.fixture
@@ -141,8 +141,9 @@ def test_the_same_edit_is_learnt_the_same_way(bench: Workbench) -> None:
 
 
 def test_a_loss_that_is_no_number_fails_with_its_step_and_rate(bench: Workbench) -> None:
-    with pytest.raises(EditFailed, match=r"step \d+ with rate=1e\+38"):
-        learn(Wise(**QUICK | {"steps": 20, "until": 1e-9}, rate=1e38), bench, EDITS[:1])
+    method = Wise(**QUICK, beta=1.0, gamma=math.inf)
+    with pytest.raises(EditFailed, match=r"became inf at step 1 with rate=0\.08"):
+        learn(method, bench, EDITS[:1])
 
 
 def test_a_cancelled_edit_leaves_the_bench_as_it_was(bench: Workbench) -> None:

@@ -27,16 +27,16 @@ from transformers import (
     Qwen3Config,
 )
 
-SIZES = dict(
-    vocab_size=97,
-    hidden_size=32,
-    intermediate_size=80,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    pad_token_id=0,
-)
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 80,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+}
 FAMILIES: dict[str, tuple[Callable[[], PretrainedConfig], str]] = {
     "Llama": (lambda: LlamaConfig(**SIZES), "model.layers.2.mlp.down_proj"),
     "Qwen": (lambda: Qwen3Config(**SIZES), "model.layers.2.mlp.down_proj"),
