@@ -132,9 +132,8 @@ class UltraEdit:
             found = self._read(
                 bench, [(ids[:1], ids[1:]) for ids in rows], lambda done: None, cancel
             )
-            keep(
-                path, {name: _Sums.of(torch.cat(both, 1)).stacked() for name, both in found.items()}
-            )
+            sums = {name: _Sums.of(torch.cat(both, dim=1)) for name, both in found.items()}
+            keep(path, {name: each.stacked() for name, each in sums.items()})
         return load_file(path)
 
     def _read(
