@@ -72,7 +72,8 @@ class AlphaEdit(Spread):
                 gram += old @ old.T
             ridge = self.ridge * float(values.sum())
             gram += ridge * torch.eye(len(gram), dtype=gram.dtype)
-            return small @ torch.linalg.solve(gram, inside)
+            found: Tensor = small @ torch.linalg.solve(gram, inside)
+            return found
 
         return spread(self, bench, told, before, solve, progress, cancel)
 

@@ -38,11 +38,11 @@ class FineTune:
     name: ClassVar[str] = "ft_l"
     batch: ClassVar[int] = 1
     applied: ClassVar[frozenset[str]] = frozenset()
-    depth: float = 0.7
+    depth: float = 0.86
     steps: int = 25
-    rate: float = 0.001
+    rate: float = 0.002
     until: float = 0.02
-    clamp: float = 0.002
+    clamp: float = 0.01
 
     def __post_init__(self) -> None:
         obey(

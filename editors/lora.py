@@ -50,7 +50,7 @@ class Lora:
     modules: Literal["attention+down", "down"] = "attention+down"
     rank: int = 4
     steps: int = 25
-    rate: float = 0.005
+    rate: float = 0.002
     until: float = 0.05
 
     def __post_init__(self) -> None:

@@ -47,7 +47,6 @@ class Spread(Search):
     first: float = 0.1
     last: float = 0.25
     batch: int = 100
-    rate: float = 0.5
     clamp: float = 0.75
     decay: float = 0.05
 
@@ -104,7 +103,9 @@ class Memit(Spread):
         moments = covariances(bench, layers, text=self.text, samples=self.samples)
 
         def solve(layer: int, keys: Tensor) -> Tensor:
-            return torch.linalg.solve(self.weight * moments[layer].double() + keys @ keys.T, keys)
+            gram = self.weight * moments[layer].double() + keys @ keys.T
+            found: Tensor = torch.linalg.solve(gram, keys)
+            return found
 
         return spread(self, bench, told, before, solve, progress, cancel)
 

@@ -49,8 +49,8 @@ class Search:
 
     contexts: int = 2
     steps: int = 20
-    rate: float = 0.5
-    until: float = 0.05
+    rate: float = 1.0
+    until: float = 0.1
     clamp: float = 4.0
     decay: float = 0.001
     kl: float = 0.0625

@@ -4,7 +4,6 @@
 `real` are those under which the embedded model says a new target within a few seconds.
 """
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -264,8 +263,8 @@ def test_two_prompts_with_other_targets_share_the_space_between_them(
     prompts = [edit.prompt for edit in pairs]
 
     def routes(patch: Patch) -> list[str | None]:
-        return [verdict and verdict.entry for verdict in patch.open(prompts).verdicts]
+        return [each.entry if each else None for each in patch.open(prompts).verdicts]
 
     assert routes(alone) == ["0", "0"]
     assert routes(both) == ["0", "1"]
-    assert routes(method.patch(bench, list(itertools.chain(learnt[1:])))) == ["1", "1"]
+    assert routes(method.patch(bench, learnt[1:])) == ["1", "1"]
