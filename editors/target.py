@@ -80,8 +80,10 @@ class Told:
 
     @classmethod
     def of(cls, bench: Workbench, edit: Edit, contexts: int) -> Told:
-        """Raises:
-        EditFailed: the edit names no subject.
+        """The rows of an edit; other ways to ask that do not name the subject are left out.
+
+        Raises:
+            EditFailed: the edit names no subject.
         """
         if edit.subject is None:
             raise EditFailed(
@@ -128,9 +130,18 @@ def _ends(text: str, subject: str) -> int:
 
 def ends_at(bench: Workbench, text: str, subject: str) -> int:
     """Index of the subject's last token in a text that names it. The first token of a text has the
-    same state in every text and tells nothing, so the next one stands for it."""
+    same state in every text and tells nothing, so the next one stands for it.
+
+    Raises:
+        EditFailed: it does not name it.
+    """
     encoded = bench.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     end = _ends(text, subject)
+    if not end:
+        raise EditFailed(
+            f"subject={subject!r} is not found in a prompt as it is written; spell it as the prompt"
+            " does"
+        )
     offsets: list[tuple[int, int]] = encoded["offset_mapping"]
     index = max(at for at, (start, _) in enumerate(offsets) if start < end)
     return min(max(index, 1), len(offsets) - 1)

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..llm.places import Delta
 from ..llm.twin import patched
 from .base import Change, Learnt, Opened
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .workbench import Workbench
-
-import torch
 
 
 def pair(name: str, up: Tensor, down: Tensor) -> dict[str, Tensor]:
