@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from ..llm.places import Delta
 from ..memory.gates.base import Entry, Gate, Verdict, route
@@ -61,7 +62,7 @@ class Dense:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """[..., D_in] -> [..., D_out]."""
-        return inputs @ self.weight.T
+        return linear(inputs, self.weight)
 
     def dense(self) -> Tensor:
         """[D_out, D_in]."""

@@ -142,6 +142,15 @@ class Workbench:
             )
         return Captured(rows, seen[block], seen[name])
 
+    def losses(self, told: Sequence[Captured], layer: int) -> Tensor:
+        """[N]: -ln P(target | prompt) of all rows, the mean over a row's target tokens; only what
+        lies above the layer is run."""
+        found = []
+        for captured in told:
+            with self.above(captured, layer):
+                found.append(captured.rows.losses(self.model))
+        return torch.cat(found)
+
     @contextmanager
     def above(self, captured: Captured, layer: int) -> Iterator[None]:
         """Inside the block, a forward pass of those rows runs only from the layer upwards."""

@@ -14,7 +14,7 @@ CACHES = (
 )
 """Retention policies: each is a memory of its name, a KV cache for each session under it."""
 
-EDITORS = ("wise",)
+EDITORS = ("alphaedit", "ft_l", "grace", "lora", "memit", "rome", "ultraedit", "wise")
 """Editing methods: each is a memory of its name, which patches the weights."""
 
 MEMORIES = Registry(

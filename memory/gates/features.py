@@ -58,7 +58,8 @@ class PromptFeatures:
     def with_model(self, model: PreTrainedModel) -> PromptFeatures:
         """The same features by another twin, for another thread."""
         other = PromptFeatures(model, self._tokenizer, self.layer, self._kept)
-        other.__dict__["_background"] = self._background
+        if "_background" in self.__dict__:
+            other.__dict__["_background"] = self._background
         return other
 
     @property
