@@ -25,6 +25,7 @@ class Job(Generic[T]):
         self._progress = (0, 0)
         self._result: list[T] = []
         self._error: BaseException | None = None
+        self._ended = Event()  # a join that Ctrl-C interrupts takes the thread for ended
         self._thread = Thread(target=self._run, name="palimpsest-job", daemon=True)
         self._thread.start()
 
@@ -36,11 +37,11 @@ class Job(Generic[T]):
     @property
     def done(self) -> bool:
         """Whether it has ended, however it did."""
-        return not self._thread.is_alive()
+        return self._ended.is_set()
 
     def wait(self, timeout: float | None = None) -> None:
         """Until it has ended, or for `timeout` seconds."""
-        self._thread.join(timeout)
+        self._ended.wait(timeout)
 
     def cancel(self) -> None:
         """Ask it to end; `result` says what became of it."""
@@ -62,13 +63,15 @@ class Job(Generic[T]):
     def close(self) -> None:
         """Cancel it, and wait until it has ended. May be called twice."""
         self.cancel()
-        self._thread.join()
+        self._ended.wait()
 
     def _run(self) -> None:
         try:
             self._result.append(self._work(self._tell, self._cancel))
         except BaseException as error:  # it is raised where the result is asked for
             self._error = error
+        finally:
+            self._ended.set()
 
     def _tell(self, done: int, expected: int) -> None:
         self._progress = (done, expected)

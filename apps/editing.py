@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import TaskProgressColumn
 from rich.table import Table
 
-from ..errors import ConfigError, InputError
+from ..errors import Cancelled, ConfigError, InputError
 from .bar import bar
 from .opening import open_agent, open_keeper
 from .output import (
@@ -111,7 +111,7 @@ def edit(
                 [one] = edits
                 how = {name: getattr(one, name) for name in ("subject", "paraphrases", "locality")}
                 begun = agent.start_edit(one.prompt, one.target, replace=replace, **how)
-                done = Done(receipts=(waited(begun),))
+                done = Done(receipts=(_kept(begun),))
             else:
                 done = waited(agent.start_edits(edits, replace=replace))
         emit(_document(done)) if json else _show(done)
@@ -224,6 +224,15 @@ def waited(job: Job[T]) -> T:
             except KeyboardInterrupt:
                 job.cancel()
     return job.result()
+
+
+def _kept(job: Job[Receipt]) -> Receipt:
+    """The receipt of one edit; ends the command if it was cancelled."""
+    try:
+        return waited(job)
+    except Cancelled as error:
+        err.print(str(error))
+        raise typer.Exit(130) from None
 
 
 def show_receipt(receipt: Receipt) -> None:
@@ -368,7 +377,7 @@ def _show(done: Edited) -> None:
         "held already": len(done.skipped),
         "not kept": len(done.failed),
     }
-    if len(receipts) != 1 or done.failed or done.cancelled:
+    if len(receipts) != 1 or done.skipped or done.failed or done.cancelled:
         out.print(", ".join(f"{count:,} {what}" for what, count in counts.items() if count))
     if done.cancelled:
         out.print("cancelled; what was learnt is kept, and the same command goes on from there")

@@ -346,7 +346,7 @@ def test_keepers_work_on_a_folder_with_edits(open_: Open, tmp_path: Path) -> Non
     with open_keeper(home, "nobody", None, "default", read_only=True) as keeper:
         assert [memory.name for memory in keeper.memories] == ["scm", "wise"]
         assert keeper.history(receipt.id)[0].kind == "edit"
-        assert keeper.stats().records == 1
+        assert keeper.stats().events == 1
         assert [each.learnt for each in keeper.edits()] == [True]
     assert Agent.doctor(home=home).healthy
     with open_keeper(home, "nobody", None, "default") as keeper:
