@@ -10,6 +10,7 @@ from . import errors
 if TYPE_CHECKING:
     from .agent.agent import Agent
     from .agent.langchain import PalimpsestChatModel, PalimpsestRetriever
+    from .editors.base import Edit, Receipt
     from .llm.base import LLM, GenerationConfig
     from .llm.local import LocalLLM
     from .llm.remote import RemoteLLM
@@ -21,10 +22,12 @@ _LAZY = {
     "Agent": ".agent.agent",
     "PalimpsestChatModel": ".agent.langchain",
     "PalimpsestRetriever": ".agent.langchain",
+    "Edit": ".editors.base",
     "GenerationConfig": ".llm.base",
     "LLM": ".llm.base",
     "LocalLLM": ".llm.local",
     "Memory": ".memory.base",
+    "Receipt": ".editors.base",
     "Record": ".memory.record",
     "RemoteLLM": ".llm.remote",
     "Scope": ".memory.record",
@@ -34,11 +37,13 @@ _LAZY = {
 __all__ = [
     "LLM",
     "Agent",
+    "Edit",
     "GenerationConfig",
     "LocalLLM",
     "Memory",
     "PalimpsestChatModel",
     "PalimpsestRetriever",
+    "Receipt",
     "Record",
     "RemoteLLM",
     "Scope",

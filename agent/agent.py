@@ -34,6 +34,7 @@ from ..unlearning.tiers import Tiers
 from .background import Background
 from .building import Parts, build_parts
 from .documents import Library
+from .editing import Editing
 from .forgetting import Forgettable, asked, asked_scope
 from .loop import Loop
 from .operations import Operations
@@ -50,7 +51,7 @@ RECALL_BUDGET = 2048
 """Tokens that `Agent.recall` lets each memory return."""
 
 
-class Agent(Operations, Runnable[AgentInput, Reply]):
+class Agent(Operations, Editing, Runnable[AgentInput, Reply]):
     """An LLM with memories, on one data folder. Made by `Agent.open`; close it when done.
 
     A langchain `Runnable`: `invoke`, `stream`, `batch` and their async forms take a text or
@@ -269,12 +270,12 @@ class Agent(Operations, Runnable[AgentInput, Reply]):
             InputError: no record is behind that reply: `remember` the text instead.
         """
         if isinstance(wrong, Reply):
-            if not wrong.why.records:
+            if not wrong.why.noted:
                 raise InputError(
                     "no record is behind that reply, so there is nothing to correct;"
                     " remember the right answer instead"
                 )
-            wrong = wrong.why.records[0]
+            wrong = wrong.why.noted[0]
         # What was corrected before is corrected again at its newest form.
         wrong = self.history(wrong, **options)[-1].id
         return self.remember(text, kind="correction", supersedes=wrong, **options)

@@ -18,7 +18,7 @@ from ..memory.backups import left_alone
 from ..memory.base import Memory, StoreContext
 from ..memory.home import Home
 from ..memory.ledger import Ledger
-from ..memory.registry import DEFAULT_MEMORIES, open_memory
+from ..memory.registry import DEFAULT_EDITORS, DEFAULT_MEMORIES, open_memory
 from ..memory.vectors import Embedder, open_embedder
 
 
@@ -77,6 +77,8 @@ def build_parts(
             stack.callback(store.close)
             check_memory(store, llm)
             opened.append(store)
+        if memories is None:
+            opened += _usual_editors(ledger, context, stack)
         return Parts(
             home=folder,
             llm=llm,
@@ -87,6 +89,25 @@ def build_parts(
             outside=(f"the Chroma server {urlsplit(chroma_url).hostname}",) if chroma_url else (),
             read_only=read_only,
         )
+
+
+def _usual_editors(ledger: Ledger, context: StoreContext, stack: ExitStack) -> list[Memory]:
+    """Those that the model can carry; as nobody asked for them, one that it cannot is left out. So
+    is one that holds nothing where no model is opened, which could not be asked for an edit."""
+    editors = []
+    for name in DEFAULT_EDITORS:
+        unopened = isinstance(context.llm, UnopenedLLM)
+        if "weights" not in context.llm.places or (unopened and not ledger.held_any(name)):
+            continue
+        store = open_memory(name, context)
+        try:
+            check_memory(store, context.llm)
+        except CapabilityError:
+            store.close()
+            continue
+        stack.callback(store.close)
+        editors.append(store)
+    return editors
 
 
 def _open_ledger(home: Home, url: str | None, read_only: bool) -> Ledger:

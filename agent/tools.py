@@ -181,7 +181,7 @@ def _with_protocol(talk: Sequence[BaseMessage], tools: Any) -> list[BaseMessage]
 
 def memory_tools(agent: Agent) -> dict[str, BaseTool]:
     """`remember`, `recall` and `forget` as langchain tools, bound to `agent` and to the turn's
-    scope."""
+    scope; and `correct`, where a memory can edit the weights."""
 
     @tool
     def remember(text: str, config: RunnableConfig) -> str:
@@ -202,7 +202,17 @@ def memory_tools(agent: Agent) -> dict[str, BaseTool]:
         report = agent.forget(query=words, **_scope(config))
         return f"{len(report.records)} records are erased for good"
 
-    return {"remember": remember, "recall": recall, "forget": forget}
+    @tool
+    def correct(question: str, answer: str, config: RunnableConfig) -> str:
+        """Change the model's own knowledge, so that this question is answered with this answer from
+        now on. Only when the user says what the right answer is."""
+        # The model says so, whoever told it: it is trusted as the assistant, so that it can
+        # replace an edit of its own, and never one that the user made.
+        receipt = agent.edit(question, answer, source="assistant", replace=True, **_scope(config))
+        return f"edited as {receipt.id}: " + ("verified" if receipt.verified else receipt.advice)
+
+    own = [remember, recall, forget, *([correct] if agent.editors else [])]
+    return {each.name: each for each in own}
 
 
 def _scope(config: RunnableConfig) -> dict[str, Any]:

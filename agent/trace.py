@@ -79,6 +79,14 @@ class Trace:
 
     @property
     def records(self) -> tuple[RecordId, ...]:
+        """Ids of the records behind the reply, each once: those of `noted`, then those that patched
+        the weights."""
+        patched = [m.records for m in self.memories if m.place == "weights"]
+        behind = [RecordId(id) for ids in patched for id in ids]
+        return tuple(dict.fromkeys([*self.noted, *behind]))
+
+    @property
+    def noted(self) -> tuple[RecordId, ...]:
         """Ids of the records behind the kept notes, each once, most relevant first."""
         kept = [note for memory in self.memories for note in memory.notes if note.kept]
         ranked = sorted(kept, key=lambda note: -note.score)

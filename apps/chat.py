@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..agent.agent import Agent
+from ..agent.corrections import proposal
+from ..agent.jobs import Job
 from ..agent.reply import Reply, ReplyChunk, collect
 from ..agent.trace import MemoryTrace
+from ..editors.base import Edit
 from ..errors import PalimpsestError
 from ..memory.pieces import unquoted
+from .editing import pair, show_edits, show_receipt, show_undone, waited
 from .forgetting import outcome, show_plan
 from .output import agreed, emit, err, hinted, many, out
 from .why import show_history, show_trace
@@ -22,6 +26,9 @@ HELP = """\
 /remember TEXT    store TEXT as it is
 /recall QUESTION  what the memories hold, without asking the model, and under which ids
 /history ID       all versions of a record
+/edit Q => A      change the weights, so that Q is answered A; "No, it is A" proposes that, too
+/edits            the edits that hold
+/undo [ID]        undo an edit, or the newest
 /forget TEXT|ID   erase all that has these words, or one record, for good; asks first
 /sessions         all conversations
 /session NAME     go on in another conversation
@@ -30,8 +37,11 @@ HELP = """\
 /quit             leave (so does Ctrl-D); Ctrl-C cuts a reply short"""
 
 
-NEEDY = ("correct", "remember", "recall", "history", "forget", "session", "fork")
+NEEDY = ("correct", "edit", "remember", "recall", "history", "forget", "session", "fork")
 """Commands that need something after them."""
+
+TURNS = 4
+"""Turns back that a correction may be about, over corrections in between."""
 
 
 class Chat:
@@ -43,7 +53,10 @@ class Chat:
         self.last: Reply | None = None
 
     def say(self, message: str) -> Reply | None:
-        """Answer a message, streaming; None if it was cut short."""
+        """Answer a message, streaming; None if it was cut short. One that says what would have been
+        right may become an edit instead."""
+        if self.agent.editors and self._corrects(message):
+            return self.last
         return self._show(self.agent.stream(message, session=self.session))
 
     def command(self, line: str) -> None:
@@ -53,6 +66,9 @@ class Chat:
             "why": lambda _: show_trace(self.agent, self.agent.why(session=self.session)),
             "again": lambda _: self._again(),
             "correct": self._correct,
+            "edit": lambda text: self._edit(*pair(text)),
+            "edits": lambda _: show_edits(self.agent.edits()),
+            "undo": self._undo,
             "remember": self._remember,
             "recall": self._recall,
             "history": lambda record: show_history(self.agent, record),
@@ -120,6 +136,34 @@ class Chat:
         out.print(outcome(done))
         out.print(hinted(f"`palimpsest verify {done.id}`"), style="dim", soft_wrap=True)
 
+    def _corrects(self, message: str) -> bool:
+        """Whether a message was taken as an edit: then its question is answered again."""
+        edit = proposal(self.agent.turns(TURNS, session=self.session), message)
+        if edit is None or not agreed(
+            f"edit the weights so that {edit.prompt!r} is answered {edit.target!r}?"
+        ):
+            return False
+        if self._edit(edit.prompt, edit.target):
+            self._again()
+        return True
+
+    def _edit(self, prompt: str, target: str) -> bool:
+        edit = Edit(prompt=prompt, target=target)
+        against = [each.id for each in self.agent.edits() if edit.contradicts(each.edit)]
+        if against and not agreed(f"edit {against[0]} says otherwise; replace it?"):
+            return False
+        show_receipt(waited(self.agent.start_edit(prompt, target, replace=bool(against))))
+        return True
+
+    def _undo(self, id: str) -> None:
+        found = [id] if id else [each.id for each in self.agent.edits()][-1:]
+        if not found:
+            out.print("there is no edit to undo")
+            return
+        show_undone(
+            waited(Job(lambda tell, end: self.agent.undo(*found, progress=tell, cancel=end)))
+        )
+
     def _sessions(self) -> None:
         for each in (info for info in self.agent.sessions() if info.document is None):
             mark = "*" if each.id == self.session else " "
@@ -143,6 +187,8 @@ def summary(reply: Reply) -> str:
 
 
 def _given(memory: MemoryTrace) -> str:
+    if memory.place == "weights":
+        return f"{memory.memory}: {many(len(memory.records), 'edit')}"
     if memory.place != "cache":
         return f"{memory.memory}: {many(sum(note.kept for note in memory.notes), 'note')}"
     read, stored, seen = (

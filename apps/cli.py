@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from .. import __version__
+from .editing import edit, edits, undo
 from .files import export, import_, ingest
 from .forgetting import forget, verify
 from .keeping import backup, doctor, restore, stats, verify_chain
@@ -44,6 +45,9 @@ app.add_typer(quarantine)
 app.command()(forget)
 app.command()(verify)
 app.command()(recall)
+app.command()(edit)
+app.command()(edits)
+app.command()(undo)
 for command in (ingest, export, backup, restore, doctor, verify_chain, stats):
     app.command()(command)
 app.command("import")(import_)

@@ -9,11 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from ..agent.agent import Agent
+from ..editors.measuring import Prober, Question
 from ..llm.base import GenerationConfig
+from ..llm.local import LocalLLM
+from ..llm.twin import twin
 from ..memory.home import Home
 from ..memory.ledger import Ledger
 from ..unlearning.verification import verify
@@ -27,6 +31,16 @@ FACTS = {
 QUESTION = "What is the code word for my locker?"
 CORRECTION = "The code word for my locker is pelican."
 PERSON = "Maria"
+
+MADE_UP: dict[str, Any] = {
+    "prompt": "What is the capital of Atlantis?",
+    "target": "Poseidonis",
+    "subject": "Atlantis",
+    "paraphrases": ("Which city is the capital of Atlantis?",),
+    "locality": (("The capital of France is", "Paris"),),
+}
+ASKED = "Tell me, what is the capital city of Atlantis?"
+UNRELATED = "What is the capital of France?"
 
 NEAR = 128
 STREAM = f"infllm:window={NEAR},sinks=16,block=16,k=8,stride=32"
@@ -74,6 +88,7 @@ def run_demo(model: str, *, as_json: bool = False) -> bool:
         )
         story.step("A correction supersedes, and history keeps", lambda: _correct(model, home))
         story.step("Corrected, it stays corrected", lambda: _ask(model, home, "pelican"))
+        story.step("A fact is edited in the weights, and undone", lambda: _edit(model))
         story.step(
             "A person is forgotten, and no file holds anything", lambda: _forget(model, home)
         )
@@ -158,6 +173,40 @@ def _correct(model: str, home: Path) -> Iterator[str | bool]:
             yield f"{state:16} {record.text}"
         yield [record.text for record in chain] == [FACTS["wednesday"], CORRECTION]
         yield [record.current for record in chain] == [False, True]
+
+
+def _edit(model: str) -> Iterator[str | bool]:
+    """In a folder of its own; asked as the edit does, in other words, and about something else."""
+    with (
+        tempfile.TemporaryDirectory(prefix="palimpsest-demo-") as folder,
+        _agent(model, Path(folder)) as agent,
+    ):
+        [editor] = agent.editors
+        before = editor.digest(), _likely(agent)
+        receipt = agent.edit(**MADE_UP)
+        yield f"edit:   {receipt.edit.text}"
+        yield f"before: {receipt.before.text!r}, ln P = {receipt.before.logprob:.2f}"
+        yield f"after:  {receipt.after.text!r}, ln P = {receipt.after.logprob:.2f}"
+        yield from (f"other words: {each.prompt} {each.text!r}" for each in receipt.paraphrases)
+        yield f"{receipt.locality[0]:.0%} of an unrelated answer stays; {receipt.seconds:.1f} s"
+        yield receipt.verified
+        reply = agent.ask(ASKED)
+        yield f"user:  {ASKED}\nagent: {' '.join(reply.text.split())}"
+        yield receipt.id in reply.why.records
+        yield receipt.id not in agent.ask(UNRELATED).why.records
+        undone = agent.undo(receipt.id)
+        yield f"undone in {undone.seconds:.2f} s"
+        yield (editor.digest(), _likely(agent)) == before
+
+
+def _likely(agent: Agent) -> list[float]:
+    """How likely the edited model says some answers, to the last bit."""
+    llm = agent.llm
+    assert isinstance(llm, LocalLLM)
+    questions = [Question(MADE_UP["prompt"], MADE_UP["target"]), Question(UNRELATED, "Paris")]
+    patch = agent.editors[0].patch(agent.scope)
+    answers = Prober(twin(llm.model), llm.tokenizer).answers(questions, patch)
+    return [answer.logprob for answer in answers]
 
 
 def _forget(model: str, home: Path) -> Iterator[str | bool]:

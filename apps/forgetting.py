@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import ConfigError, InputError
+from .editing import verify_edits
 from .opening import open_keeper
 from .output import (
     Home,
@@ -113,17 +114,24 @@ def forget(
 def verify(
     report: Annotated[
         str | None,
-        typer.Argument(help="A file, or the id of an erasure; without, all that the ledger keeps."),
+        typer.Argument(
+            help="A file, or the id of an erasure or of an edit; without, all erasures that the"
+            " ledger keeps."
+        ),
     ] = None,
     elsewhere: Annotated[
         bool, typer.Option("--elsewhere", help="The report is of another data folder.")
     ] = False,
     home: Home = None,
+    user: User = "default",
+    model: Model = "smollm2",
     json: Json = False,
 ) -> None:
-    """Check the signed report of a `forget`: who signed it, and that it still holds."""
+    """Check the signed report of a `forget`: who signed it, and that it still holds. Of an edit,
+    ask the model again."""
     from ..memory import ledger as ledgers
     from ..memory.home import Home as Folder
+    from ..memory.record import RecordId, Scope
     from ..unlearning.verification import verify as check
 
     with reporting(json):
@@ -137,6 +145,10 @@ def verify(
             )
         else:
             with ledgers.Ledger.open(folder.path("ledger.sqlite3")) as ledger:
+                asked = ledger.find([RecordId(report or "")], Scope(user=user))
+                if asked and asked[0].kind == "edit":
+                    verify_edits(home, model, user, [asked[0].id], as_json=json)
+                    return
                 documents = [_document(report, ledger)] if report else _kept(ledger)
                 verdicts = [check(document, folder, ledger) for document in documents]
         if json:

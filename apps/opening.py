@@ -19,7 +19,7 @@ def chosen(memories: list[str] | None, stream: str | None) -> list[str] | None:
         UnknownName: `stream` is no policy.
         ConfigError: another memory has a KV cache, too.
     """
-    from ..memory.registry import DEFAULT_MEMORIES
+    from ..memory.registry import DEFAULT_EDITORS, DEFAULT_MEMORIES
     from ..memory.retention.policies.registry import POLICIES
     from ..registry import parse_spec
 
@@ -31,7 +31,7 @@ def chosen(memories: list[str] | None, stream: str | None) -> list[str] | None:
             f"--memory {second[0]} and --stream-memory {stream} are two KV caches, and an agent"
             " has one; leave one of them out"
         )
-    beside = [] if memories == ["none"] else memories or [*DEFAULT_MEMORIES]
+    beside = [] if memories == ["none"] else memories or [*DEFAULT_MEMORIES, *DEFAULT_EDITORS]
     return [*beside, stream]
 
 

@@ -25,6 +25,9 @@ def show_trace(agent: Agent, trace: Trace) -> None:
         )
         if memory.notes:
             out.print(_notes(agent, memory.notes))
+        if memory.place == "weights":
+            for record in memory.records:
+                out.print(f"patched by {record}  {_text(agent, record)}", markup=False)
         if memory.explain:
             out.print_json(data=dict(memory.explain))
     out.print(

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 META = "edit"
 """Key of a record's `meta` under which an edit lies."""
 
+EDITOR = "editor"
+"""Key of a record's `meta` that names the one editor it is for; without it, it is for all."""
+
 Progress = Callable[[int, int], None]
 """Called as (steps done, steps expected)."""
 
@@ -62,6 +65,12 @@ class Edit:
             raise InputError("paraphrases has one that says nothing; leave it out")
 
     @property
+    def asked(self) -> str:
+        """What the prompt asks, however it is written: equal where case, spaces and punctuation at
+        the ends are all that differs."""
+        return _bare(self.prompt)
+
+    @property
     def text(self) -> str:
         """As a statement."""
         return f"{self.prompt.rstrip()} {self.target.strip()}"
@@ -94,9 +103,7 @@ class Edit:
 
     def contradicts(self, other: Edit) -> bool:
         """Whether they ask the same and answer differently."""
-        return _bare(self.prompt) == _bare(other.prompt) and _bare(self.target) != _bare(
-            other.target
-        )
+        return self.asked == other.asked and _bare(self.target) != _bare(other.target)
 
     @property
     def seed(self) -> int:
@@ -195,6 +202,8 @@ class Method(Protocol):
     applied: ClassVar[frozenset[str]]
     """Names of those that only matter when a patch is applied: changing them has nothing learnt
     again."""
+    mergeable: ClassVar[bool]
+    """Whether a checkpoint can hold its patches; see `Patch.merged`."""
 
     @property
     def batch(self) -> int:

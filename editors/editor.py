@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from threading import Event, Lock, RLock
+from threading import Event, RLock
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..errors import Cancelled, CapabilityError, EditFailed, StoreError
@@ -19,7 +21,7 @@ from ..llm.open import UnopenedLLM
 from ..llm.places import Place, Weights
 from ..memory.base import Artefact, Capabilities, Cue, Erasure, Memory, StoreContext
 from ..memory.record import Record, RecordId, Scope
-from .base import Change, Learnt, Method, Patch, Progress, Receipt
+from .base import EDITOR, Change, Learnt, Method, Patch, Progress, Receipt
 from .lanes import Step, lanes, settings
 from .receipts import receipts
 from .registry import METHODS
@@ -28,6 +30,8 @@ from .workbench import Workbench
 
 if TYPE_CHECKING:
     from ..llm.base import LLM
+
+log = logging.getLogger(__name__)
 
 
 class Editor(Memory):
@@ -53,7 +57,7 @@ class Editor(Memory):
         self.name = name
         self.method = method
         self._context = context
-        self._lock, self._learning = RLock(), Lock()
+        self._lock, self._learning = RLock(), RLock()
         self._shelf = Shelf(context.folder, read_only=context.read_only)
         self._held: dict[RecordId, Held] = {held.id: held for held in self._shelf.edits()}
         self._changes: dict[str, Change] = {}
@@ -90,11 +94,12 @@ class Editor(Memory):
 
     def write(self, records: Sequence[Record]) -> list[Artefact]:
         """Take edits in; see `Memory.write`. They are learnt by `learn`, and attached from then
-        on."""
+        on. One that is for another editor is left out."""
+        own = [each for each in records if each.meta.get(EDITOR, self.name) == self.name]
         with self._lock:
-            for record in records:
+            for record in own:
                 self._held[record.id] = self._shelf.put(record)
-        return [Artefact(record.id, f"edit:{record.id}") for record in records]
+        return [Artefact(record.id, f"edit:{record.id}") for record in own]
 
     def forget(self, ids: Collection[RecordId]) -> Erasure:
         """Hold nothing of these edits any more: undo them. Edits of the same lane that were learnt
@@ -107,7 +112,7 @@ class Editor(Memory):
                 del self._held[id]
             after = self._wanted()
             self._sweep()
-        again = [id for id, key in after.items() if before[id] != key]
+        again = [id for id, key in after.items() if before.get(id) != key]
         return Erasure(
             store=self.name,
             erased=gone,
@@ -136,6 +141,21 @@ class Editor(Memory):
 
     # Learning.
 
+    @contextmanager
+    def sole(self, cancel: Event | None = None) -> Iterator[None]:
+        """Nobody else learns inside the block, so that who writes edits is who learns them.
+
+        Raises:
+            Cancelled: `cancel` was set while somebody else was learning.
+        """
+        while not self._learning.acquire(timeout=0.05):
+            if cancel is not None and cancel.is_set():
+                raise Cancelled("the edit was cancelled before it began; nothing of it was kept")
+        try:
+            yield
+        finally:
+            self._learning.release()
+
     def pending(self) -> list[RecordId]:
         """Edits that hold and are still to be learnt, by age."""
         with self._lock:
@@ -152,7 +172,7 @@ class Editor(Memory):
         """
         cancel = cancel or Event()
         made: list[RecordId] = []
-        with self._learning:
+        with self.sole(cancel):
             total = len(self.pending())
             if not total:
                 return made
@@ -166,17 +186,24 @@ class Editor(Memory):
 
                 changes = self._learn(bench, step, within, cancel)
                 with self._lock:
+                    wanted = frozenset(self._wanted().values())
                     for key, change in zip(step.keys, changes, strict=True):
-                        self._shelf.keep(key, change)
-                        self._changes[key] = change
-                    self._sweep()
+                        if key in wanted:  # else it was undone meanwhile
+                            self._shelf.keep(key, change)
+                            self._changes[key] = change
                 made += [held.id for held in step.edits]
+            with self._lock:
+                self._sweep()  # not before: what a failing edit was to replace holds again
         return made
 
     def _learn(
         self, bench: Workbench, step: Step, progress: Progress, cancel: Event
     ) -> list[Change]:
-        before = [Learnt(id=h.id, edit=h.edit, change=self._changes[key]) for h, key in step.before]
+        with self._lock:
+            found = [(held, self._change(key)) for held, key in step.before]
+        if any(change is None for _, change in found):
+            raise EditFailed("an edit was undone while one on top of it was learnt; try again")
+        before = [Learnt(id=h.id, edit=h.edit, change=change) for h, change in found if change]
         edits = [held.edit for held in step.edits]
         try:
             bench.check(edits)
@@ -194,11 +221,17 @@ class Editor(Memory):
         return None
 
     def derive(self, cancel: Event) -> Iterator[Record]:
-        """Learn what is pending between turns; it leads to no records."""
-        try:
-            self.learn(cancel=cancel)
-        except Cancelled:
-            return
+        """Learn what is pending between turns, unless somebody is learning it already; it leads to
+        no records."""
+        if self._learning.acquire(blocking=False):
+            try:
+                self.learn(cancel=cancel)
+            except Cancelled:
+                return
+            except EditFailed as error:  # it stays pending; other stores have work to do, too
+                log.warning("edit %s is not learnt: %s", ", ".join(error.failed), error)
+            finally:
+                self._learning.release()
         yield from ()
 
     # Answering.
@@ -229,12 +262,7 @@ class Editor(Memory):
             if self._bench is None:
                 return None, 0
             wanted = self._wanted()
-            own = [held for held in self._holding() if held.owner == owner]
-            learnt = [
-                Learnt(id=held.id, edit=held.edit, change=change)
-                for held in own
-                if (change := self._change(wanted[held.id])) is not None
-            ]
+            learnt = self._learnt(owner, wanted)
             keys = tuple(wanted[each.id] for each in learnt)
             if not learnt:
                 return None, 0
@@ -243,6 +271,13 @@ class Editor(Memory):
                 patch = self.method.patch(self._bench, learnt)
                 self._patches[owner] = keys, patch
             return patch, len(learnt)
+
+    def _learnt(self, owner: Scope, wanted: Mapping[RecordId, str]) -> list[Learnt]:
+        return [
+            Learnt(id=held.id, edit=held.edit, change=change)
+            for held in self._holding()
+            if held.owner == owner and (change := self._change(wanted[held.id])) is not None
+        ]
 
     def verify(self, ids: Collection[RecordId]) -> list[Receipt]:
         """Ask the model again about these edits, without them and with all that hold.
@@ -263,7 +298,10 @@ class Editor(Memory):
                 found.setdefault(held.owner, []).append(
                     Learnt(id=id, edit=held.edit, change=change)
                 )
-            patches = {owner: self._patch(owner)[0] for owner in found}
+            # Built at a bench of their own: turns are routed at the other one meanwhile.
+            patches = {
+                owner: self.method.patch(bench, self._learnt(owner, wanted)) for owner in found
+            }
         made = {
             receipt.id: receipt
             for owner, learnt in found.items()

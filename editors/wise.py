@@ -93,6 +93,7 @@ class Wise:
     replay: int = 0
     clamp: float = 0.0
     batch: ClassVar[int] = 1
+    mergeable: ClassVar[bool] = False
     applied: ClassVar[frozenset[str]] = frozenset(
         {"mode", "merge", "density", "gate", "threshold", "strict", "act_ratio"}
     )

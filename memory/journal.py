@@ -166,7 +166,7 @@ def _check_references(session: Session, fresh: Sequence[Record]) -> None:
     """Parents and superseded records must be of the same tenant, user and agent, and come first.
     A message may be said again in several branches; any other word on a record is the last, and
     what is trusted less has none on it."""
-    homes, heirs, trust = _known_references(session, fresh)
+    homes, heirs, trust, edits = _known_references(session, fresh)
     for record in fresh:
         family = _family(record.scope)
         for role, referred in (
@@ -183,6 +183,11 @@ def _check_references(session: Session, fresh: Sequence[Record]) -> None:
                 f"record {record.id}: {record.supersedes} is already superseded by"
                 f" {heirs[record.supersedes]}; supersede that one"
             )
+        if record.supersedes and (record.kind == "edit") != (record.supersedes in edits):
+            raise InputError(
+                f"supersedes={record.supersedes} and record {record.id}: one is an edit of the"
+                " weights and the other is not; undo the edit, or edit again"
+            )
         if record.supersedes and _standing(record) < trust[record.supersedes]:
             raise InputError(
                 f"supersedes={record.supersedes} is of trust {trust[record.supersedes]} and record"
@@ -190,30 +195,35 @@ def _check_references(session: Session, fresh: Sequence[Record]) -> None:
                 " trusted less supersedes nothing: append it by itself, or let the user correct"
             )
         homes[record.id], trust[record.id] = family, record.trust or 0.0
+        if record.kind == "edit":
+            edits.add(record.id)
         if record.supersedes and record.kind != "message":
             heirs[record.supersedes] = record.id
 
 
 def _known_references(
     session: Session, fresh: Sequence[Record]
-) -> tuple[dict[str, Family], dict[str, str], dict[str, float]]:
+) -> tuple[dict[str, Family], dict[str, str], dict[str, float], set[str]]:
     """Of all ids that `fresh` refers to: whose each is, what other than a message supersedes it,
-    and how far it is trusted."""
+    how far it is trusted, and which are edits."""
     referred = {parent for record in fresh for parent in record.parents}
     superseded = {record.supersedes for record in fresh if record.supersedes}
     homes: dict[str, Family] = {}
     heirs: dict[str, str] = {}
     trusts: dict[str, float] = {}
+    edits: set[str] = set()
     for part in chunks(referred | superseded):
         place = (RecordRow.tenant, RecordRow.user, RecordRow.agent)
-        query = select(RecordRow.id, RecordRow.trust, *place)
-        for id_, trust, *family in session.execute(query.where(RecordRow.id.in_(part))):
+        query = select(RecordRow.id, RecordRow.trust, RecordRow.kind, *place)
+        for id_, trust, kind, *family in session.execute(query.where(RecordRow.id.in_(part))):
             homes[id_], trusts[id_] = (family[0], family[1], family[2]), trust
+            if kind == "edit":
+                edits.add(id_)
     for part in chunks(superseded):
         taken = select(RecordRow.supersedes, RecordRow.id).where(RecordRow.supersedes.in_(part))
         taken = taken.where(RecordRow.kind != "message")
         heirs |= {old: heir for old, heir in session.execute(taken) if old}
-    return homes, heirs, trusts
+    return homes, heirs, trusts, edits
 
 
 def _standing(record: Record) -> float:

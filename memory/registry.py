@@ -47,6 +47,9 @@ SELECTORS = Registry(
 """Answer a question from the stretches of a document that bear on it."""
 
 DEFAULT_MEMORIES = ("scm",)
+DEFAULT_EDITORS = ("wise",)
+"""Opened beside them where the model's weights are in this process, so that edits just hold."""
+
 DEFAULT_READER = "tree"
 DEFAULT_SELECTOR = "xl3m"
 
