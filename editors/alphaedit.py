@@ -39,8 +39,8 @@ class AlphaEdit(Spread):
     """
 
     name: ClassVar[str] = "alphaedit"
-    nullspace: float = 0.2
-    ridge: float = 0.01
+    nullspace: float = 0.5
+    ridge: float = 0.001
 
     def __post_init__(self) -> None:
         obey(self, *self.rules(), positive(self, "nullspace"), positive(self, "ridge"))

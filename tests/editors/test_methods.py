@@ -52,7 +52,9 @@ class Row:
 
 FEW = {"steps": 3, "samples": 300}
 ROWS = {
-    "alphaedit": Row({**FEW, "batch": 1}, {"samples": 3000, "contexts": 1}, subject=True),
+    "alphaedit": Row(
+        {**FEW, "batch": 1}, {"samples": 3000, "contexts": 1, "first": 0.25}, subject=True
+    ),
     "ft_l": Row({"steps": 3}, {}),
     "grace": Row({"steps": 3}, {}, always=False),
     "lora": Row({"steps": 3}, {}),
