@@ -14,7 +14,8 @@ from ..agent.trace import MemoryTrace
 from ..editors.base import Edit
 from ..errors import PalimpsestError
 from ..memory.pieces import unquoted
-from .editing import pair, show_edits, show_receipt, show_undone, waited
+from .edited import show_edits, show_receipt, show_undone
+from .editing import pair, waited
 from .forgetting import outcome, show_plan
 from .output import agreed, emit, err, hinted, many, out
 from .why import show_history, show_trace

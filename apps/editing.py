@@ -7,37 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.markup import escape
 from rich.progress import TaskProgressColumn
-from rich.table import Table
 
 from ..errors import Cancelled, ConfigError, InputError
 from .bar import bar
+from .edited import LISTED, show_edited, show_edits, show_receipt, show_undone
 from .opening import open_agent, open_keeper
-from .output import (
-    Home,
-    Json,
-    Listing,
-    Model,
-    User,
-    emit,
-    err,
-    hinted,
-    many,
-    out,
-    plain,
-    reporting,
-)
+from .output import Home, Json, Model, User, emit, err, many, out, plain, reporting
 
 if TYPE_CHECKING:
-    from ..agent.edits import Edited, StandingEdit, Undone
+    from ..agent.edits import Edited
     from ..agent.jobs import Job
     from ..editors.base import Edit, Receipt
 
 T = TypeVar("T")
-
-LISTED = 20
-"""Receipts that a page shows whole; of more, those that want attention."""
 
 Editor = Annotated[
     str | None,
@@ -114,7 +97,7 @@ def edit(
                 done = Done(receipts=(_kept(begun),))
             else:
                 done = waited(agent.start_edits(edits, replace=replace))
-        emit(_document(done)) if json else _show(done)
+        emit(_document(done)) if json else show_edited(done)
     if done.cancelled:
         raise typer.Exit(130)
     if not done.verified:
@@ -235,53 +218,6 @@ def _kept(job: Job[Receipt]) -> Receipt:
         raise typer.Exit(130) from None
 
 
-def show_receipt(receipt: Receipt) -> None:
-    """Print what became of an edit."""
-    table = Table.grid("", "", padding=(0, 2, 0, 0))
-
-    def tell(what: str, text: str) -> None:
-        table.add_row(what, escape(text))
-
-    edit, before, after = receipt.edit, receipt.before, receipt.after
-    tell("edit", f"{receipt.id}  {edit.prompt} => {edit.target}")
-    tell("before", f"{before.text!r}, ln P(target) {before.logprob:.2f}")
-    tell("after", f"{after.text!r}, ln P(target) {after.logprob:.2f}")
-    for answer in receipt.paraphrases:
-        tell("", f"{answer.prompt} => {answer.text!r}")
-    for (prompt, _), share in zip(edit.locality, receipt.locality, strict=True):
-        tell("stays", f"{share:.0%} of the answer to {prompt}")
-    if receipt.gate is not None:
-        tell("gate", f"{receipt.gate.score:.3f}, opens above {receipt.gate.threshold:.3f}")
-    tell("took", f"{receipt.seconds:.1f} s, {receipt.bytes / 1024:,.0f} KiB")
-    out.print(table)
-    holds = "[green]verified[/green]" if receipt.verified else "[yellow]does not hold[/yellow]"
-    out.print(f"{holds}  {escape(receipt.advice)}".rstrip(), soft_wrap=True)
-
-
-def show_edits(found: Sequence[StandingEdit]) -> None:
-    """Print a list of edits."""
-    if not found:
-        none = "no edits yet; make one with `palimpsest edit PROMPT TARGET`"
-        out.print(escape(hinted(none)))
-        return
-    table = Listing(
-        "edit", "since", "learnt", "what is answered how", gives_way="what is answered how"
-    )
-    for each in found:
-        since = f"{each.created:%Y-%m-%d %H:%M}" if each.created else ""
-        what = f"{each.edit.prompt} => {each.edit.target}"
-        table.add(each.id, since, "yes" if each.learnt else "not yet", what)
-    out.print(table)
-    if not all(each.learnt for each in found):
-        out.print(escape(hinted("`palimpsest edit --resume` learns those that are not yet")))
-
-
-def show_undone(done: Undone) -> None:
-    """Print what an undoing did."""
-    again = f", and learnt {many(len(done.again), 'other')} again" if done.again else ""
-    out.print(f"undid {many(len(done.ids), 'edit')}{again}, in {done.seconds:.1f} s")
-
-
 def _spec(editor: str | None) -> list[str]:
     from ..memory.registry import DEFAULT_EDITORS
 
@@ -357,30 +293,6 @@ def _of_file(file: Path, *, skip_bad: bool) -> list[Edit]:
     if not found.edits:
         raise InputError(f"{file} holds no edit")
     return list(found.edits)
-
-
-def _show(done: Edited) -> None:
-    """Print what became of edits; of many, those that want attention."""
-    receipts = done.receipts
-    wanting = receipts if len(receipts) <= LISTED else [r for r in receipts if not r.verified]
-    for receipt in wanting:
-        show_receipt(receipt)
-    for edit in done.planned[:LISTED]:
-        out.print(f"would be learnt: {edit.prompt} => {edit.target}", markup=False)
-    for failed in done.failed:
-        what = f"{failed.edit.prompt} => {failed.edit.target}"
-        out.print(f"not kept: {what}: {failed.why}", markup=False, style="yellow", soft_wrap=True)
-    counts = {
-        "would be learnt": len(done.planned),
-        "learnt": len(receipts),
-        "verified": sum(each.verified for each in receipts),
-        "held already": len(done.skipped),
-        "not kept": len(done.failed),
-    }
-    if len(receipts) != 1 or done.skipped or done.failed or done.cancelled:
-        out.print(", ".join(f"{count:,} {what}" for what, count in counts.items() if count))
-    if done.cancelled:
-        out.print("cancelled; what was learnt is kept, and the same command goes on from there")
 
 
 def _document(done: Edited) -> dict[str, Any]:

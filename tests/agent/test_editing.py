@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def kept(agent: Agent) -> list[str]:
     return sorted({*held, *(record.id for record in records)})
 
 
-def begun(job: Job[object]) -> None:
+def begun(job: Job[Any]) -> None:
     """Wait until a job has got somewhere."""
     deadline = time.monotonic() + 30
     while not job.progress[1] and not job.done and time.monotonic() < deadline:
@@ -160,7 +160,7 @@ def test_a_correction_of_a_record_cannot_take_the_place_of_an_edit(open_: Open) 
         ({"prompt": f"{PROMPT}\0", "target": "Y"}, "NUL"),
     ],
 )
-def test_what_cannot_be_an_edit_leaves_nothing(open_: Open, edit: dict[str, str], why: str) -> None:
+def test_what_cannot_be_an_edit_leaves_nothing(open_: Open, edit: dict[str, Any], why: str) -> None:
     agent = open_()
     empty = agent.editors[0].digest()
     with pytest.raises((InputError, EditFailed), match=why):
@@ -169,7 +169,7 @@ def test_what_cannot_be_an_edit_leaves_nothing(open_: Open, edit: dict[str, str]
 
 
 def test_a_loss_that_is_no_number_leaves_nothing_and_keeps_the_others(open_: Open) -> None:
-    agent = open_("wise:steps=9,rate=1e37")
+    agent = open_("wise:steps=9,rate=1e30,beta=1")
     with pytest.raises(EditFailed, match="choose a lower rate"):
         agent.edit(PROMPT, TARGET)
     assert kept(agent) == []

@@ -64,4 +64,4 @@ def test_the_base_weights_are_never_written(smollm2: LocalLLM, tmp_path: Path) -
 @pytest.mark.parametrize("field", ["prompt", "target"])
 def test_an_edit_that_says_nothing_is_refused(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field}='  ' says nothing"):
-        Edit(**{"prompt": "The sea is", "target": "blue", field: "  "})
+        Edit(**dict.fromkeys(("prompt", "target"), "blue") | {field: "  "})  # type: ignore[arg-type]
