@@ -229,12 +229,7 @@ class Editor(Memory):
             if self._bench is None:
                 return None, 0
             wanted = self._wanted()
-            own = [held for held in self._holding() if held.owner == owner]
-            learnt = [
-                Learnt(id=held.id, edit=held.edit, change=change)
-                for held in own
-                if (change := self._change(wanted[held.id])) is not None
-            ]
+            learnt = self._learnt(owner, wanted)
             keys = tuple(wanted[each.id] for each in learnt)
             if not learnt:
                 return None, 0
@@ -243,6 +238,18 @@ class Editor(Memory):
                 patch = self.method.patch(self._bench, learnt)
                 self._patches[owner] = keys, patch
             return patch, len(learnt)
+
+    def learnt(self, scope: Scope) -> list[Learnt]:
+        """What was learnt of the edits that hold for a user and agent, by age."""
+        with self._lock:
+            return self._learnt(scope.across_sessions(), self._wanted())
+
+    def _learnt(self, owner: Scope, wanted: Mapping[RecordId, str]) -> list[Learnt]:
+        return [
+            Learnt(id=held.id, edit=held.edit, change=change)
+            for held in self._holding()
+            if held.owner == owner and (change := self._change(wanted[held.id])) is not None
+        ]
 
     def verify(self, ids: Collection[RecordId]) -> list[Receipt]:
         """Ask the model again about these edits, without them and with all that hold.
