@@ -67,6 +67,19 @@ def facts(name: str, data: Path | None, most: int | None = None) -> list[Fact]:
     return [_fact(record) for record in records[:most]]
 
 
+def texts(name: str, data: Path, most: int) -> list[Fact]:
+    """The first of "hallucination" or "temporal"; a paraphrase is another text on the same thing,
+    "" where there is none."""
+    files = {
+        "hallucination": data / "selfcheckgpt_edit" / "hallucination_edit.jsonl.gz",
+        "temporal": data / "temporal_edit" / "temporal_edit.jsonl",
+    }
+    records = _records(files[name])[:most]
+    return [
+        _fact({"rephrase_prompt": record.get("ood_rephrase", ""), **record}) for record in records
+    ]
+
+
 def same_subject(data: Path, most: int) -> list[Fact]:
     """Facts of CounterFact's training part that share a subject, each with the others' prompts."""
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)

@@ -34,6 +34,8 @@ class Scores:
             prompt and by its paraphrase.
         routed, routed_otherwise: whether the gate picks the fact's own edit.
         opened: whether the gate opens for the prompt that must not move.
+        nll, sure: of targets that are texts: mean nats of a token; and the share of the tokens of
+            another text on the same thing that have p > 0.8.
         seconds: of learning each.
         nbytes: kept for all facts of a window, the mean over windows.
     """
@@ -46,6 +48,8 @@ class Scores:
     routed: list[bool] = field(default_factory=list)
     routed_otherwise: list[bool] = field(default_factory=list)
     opened: list[bool] = field(default_factory=list)
+    nll: list[float] = field(default_factory=list)
+    sure: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     nbytes: float = 0.0
 
@@ -58,6 +62,10 @@ class Scores:
             if name != "nbytes"
         }
         return cls(**lists, nbytes=sum(part.nbytes for part in parts) / len(parts))
+
+
+Score = Callable[[Sequence[Fact], Applied], Scores]
+"""Asks for some facts that a system has taken in."""
 
 
 class Judge:
@@ -164,7 +172,7 @@ def _line(text: str) -> dict[str, Any]:
 def sequential(
     system: System,
     windows: Mapping[int, Sequence[Window]],
-    judge: Judge,
+    score: Score,
     points: Points,
     about: Mapping[str, Any],
     told: Callable[[str], None] = lambda text: None,
@@ -191,7 +199,7 @@ def sequential(
                 points.get(
                     settings,
                     lambda some=some: Scores.together(  # type: ignore[misc]
-                        [judge.score(window.facts, take(window)) for window in some]
+                        [score(window.facts, take(window)) for window in some]
                     ),
                 ),
             )

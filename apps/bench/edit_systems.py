@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MERGED = "wise:shards=2,mode=merge,rank=0,gate=activation,beta=5,rate=0.003"
 NOTHING, REMEMBERED = "no edit", "prompt memory"
-NOTES = 256
+NOTES = 768
 """Tokens of notes that the prompt memory may put before a question."""
 
 
@@ -154,7 +154,7 @@ class Remembering:
     embedder: Callable[[], Embedder]
     folder: Path
     name: str = REMEMBERED
-    spec: str = "scm"
+    spec: str = "scm:summarise_above=2048"
 
     @property
     def settings(self) -> Mapping[str, Any]:
