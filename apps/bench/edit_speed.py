@@ -52,7 +52,6 @@ def speed(lab: Laboratory, plan: Plan) -> Iterator[Table]:
             "how": "ours: from the edited layer on",
             "s/edit": ours,
             "steps": steps,
-            "s/step": ours.median / steps,
             "s/100 edits": 100 * fmean(applied.seconds),
             "peak MB": resident,
         },
