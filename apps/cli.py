@@ -314,7 +314,9 @@ def bench(
             show_table(table, out)
 
     with reporting(json):
-        report = run_bench(name, data=data, full=full, seed=seed, model=model, show=show)
+        report = run_bench(
+            name, data=data, full=full, seed=seed, model=model, out=folder, show=show
+        )
         path = report.save(folder)
         emit(report.to_json() | {"file": path}) if json else out.print(f"kept in {path}")
 

@@ -272,6 +272,11 @@ class Editor(Memory):
                 self._patches[owner] = keys, patch
             return patch, len(learnt)
 
+    def learnt(self, scope: Scope) -> list[Learnt]:
+        """What was learnt of the edits that hold for a user and agent, by age."""
+        with self._lock:
+            return self._learnt(scope.across_sessions(), self._wanted())
+
     def _learnt(self, owner: Scope, wanted: Mapping[RecordId, str]) -> list[Learnt]:
         return [
             Learnt(id=held.id, edit=held.edit, change=change)

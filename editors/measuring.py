@@ -54,10 +54,14 @@ class Prober:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def asked(self, message: str) -> list[int]:
-        """Ids of a chat with one message, up to where the reply begins."""
+    def asked(self, message: str, *, system: str | None = None) -> list[int]:
+        """Ids of a chat with one message, up to where the reply begins; by default under the
+        template's own system message."""
+        talk = [{"role": "system", "content": system}] if system else []
         text = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
+            [*talk, {"role": "user", "content": message}],
+            tokenize=False,
+            add_generation_prompt=True,
         )
         return self.ids(str(text))
 

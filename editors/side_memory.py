@@ -143,6 +143,11 @@ class SideMemories:
             ]
             self._gate = ActivationGate(bench, self._layer, self._memories, method.act_ratio)
 
+    @property
+    def gate(self) -> Gate:
+        """What routes."""
+        return self._gate
+
     def open(self, prompts: Sequence[str]) -> Opened:
         """Route each prompt to a side memory, or to none."""
         verdicts = tuple(route(self._gate, self._entries, prompts))

@@ -117,14 +117,21 @@ class Workbench:
 
     def lessons(self, edit: Edit, prompts: Sequence[str]) -> list[Rows]:
         """Each prompt followed by the edit's target; and, in a batch of its own since a template is
-        long, the edit's own prompt as a message, whose reply ends behind the target."""
+        long, the edit's own prompt as a message, whose reply ends behind the target: by itself, and
+        with a system message and a line before it, so that it holds whatever an agent says there.
+        """
         prober, device = self.prober, self.model.device
         target = prober.ids(" " + edit.target.strip())
         batches = [Rows.of([(prober.ids(prompt.rstrip()), target) for prompt in prompts], device)]
         if self.tokenizer.chat_template:
             end = self.tokenizer.eos_token_id
             reply = [*prober.ids(edit.target.strip()), *([end] if isinstance(end, int) else [])]
-            batches.append(Rows.of([(prober.asked(edit.prompt), reply)], device))
+            system, line = self.contexts(3, words=14)[1:]
+            asked = [
+                prober.asked(edit.prompt),
+                prober.asked(f"{line}\n\n{edit.prompt}", system=system),
+            ]
+            batches.append(Rows.of([(prompt, reply) for prompt in asked], device))
         return batches
 
     @torch.no_grad()

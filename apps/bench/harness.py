@@ -51,8 +51,8 @@ class Table:
             them, since neither the data nor the judge is the same.
         source: where the published numbers stand.
         points: every measurement with all it depends on, kept as one CSV file beside the JSON.
-        curve: columns of `points` to draw, the second over the first, which is on a logarithmic
-            axis: one line for each name in the first column.
+        curve: columns of `points` to draw, each of the others over the first, which is on a
+            logarithmic axis: one line for each name in the first column.
     """
 
     title: str
@@ -62,7 +62,7 @@ class Table:
     published: Sequence[Row] = ()
     source: str = ""
     points: Sequence[Row] = ()
-    curve: tuple[str, str] | None = None
+    curve: tuple[str, ...] | None = None
 
     @property
     def first(self) -> str:
@@ -70,7 +70,8 @@ class Table:
         return next(iter(self.rows[0]))
 
 
-Bench = Callable[[Setting], Iterator[Table]]
+Bench = Callable[..., Iterator[Table]]
+"""(setting, and options of its own) -> tables."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +125,8 @@ def run_bench(
     full: bool = False,
     seed: int = 0,
     model: str = "smollm2",
+    out: Path | None = None,
+    options: Mapping[str, Any] | None = None,
     show: Callable[[Table], None] = lambda table: None,
 ) -> Report:
     """Run a bench to its end, in a folder that is gone afterwards.
@@ -131,6 +134,8 @@ def run_bench(
     Args:
         data: the folder of data sets; without it, what a bench makes itself must do.
         full: as long as it takes, instead of a few minutes.
+        out: where a long bench keeps at once what it has; see `Setting`.
+        options: the bench's own, by which some of it can be measured alone.
         show: called with each table as soon as it is measured.
 
     Raises:
@@ -142,17 +147,19 @@ def run_bench(
         raise InputError(f"data={str(data)!r} is not a folder; name the one that holds the sets")
     at = datetime.now(UTC)
     with tempfile.TemporaryDirectory(prefix="palimpsest-bench-") as scratch:
-        setting = Setting(seed=seed, full=full, data=data, model=model, scratch=Path(scratch))
+        setting = Setting(
+            seed=seed, full=full, data=data, model=model, out=out, scratch=Path(scratch)
+        )
         tables = []
         with closing(setting):
-            for table in bench(setting):
+            for table in bench(setting, **options or {}):
                 tables.append(table)
                 show(table)
         return Report(
             bench=name,
             at=at,
             seconds=(datetime.now(UTC) - at).total_seconds(),
-            setting=setting.resolved(),
+            setting=setting.resolved() | dict(options or {}),
             environment=environment(),
             tables=tables,
         )

@@ -34,7 +34,10 @@ def draw(tables: Sequence[Table], path: Path, *, title: str) -> None:
             height = 1.0 + INCHES_PER_BAR * len(table.rows) * len(table.plot)
             drawn.append((height, partial(bars, table=table)))
         if table.curve:
-            drawn.append((INCHES_OF_LINES, partial(_lines, table=table)))
+            across, *ups = table.curve
+            drawn += [
+                (INCHES_OF_LINES, partial(_lines, table=table, across=across, up=up)) for up in ups
+            ]
     if not drawn:
         return
     heights = [height for height, _ in drawn]
@@ -67,10 +70,8 @@ def bars(axes: Axes, table: Table) -> None:
     axes.grid(axis="x", alpha=0.3)
 
 
-def _lines(axes: Axes, table: Table) -> None:
+def _lines(axes: Axes, table: Table, across: str, up: str) -> None:
     """Every point, and a line through the medians of those that are above each other."""
-    assert table.curve is not None
-    across, up = table.curve
     lines: dict[str, dict[float, list[float]]] = {}
     for point in table.points:
         if point.get(across) is not None and point.get(up) is not None:

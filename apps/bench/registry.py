@@ -7,6 +7,7 @@ from ...registry import Registry
 BENCHES = Registry(
     "bench",
     {
+        "edit": ".apps.bench.edit:edit",
         "fit": ".apps.bench.fit:fit_weights",
         "forget": ".apps.bench.forget:forget",
         "formats": ".apps.bench.formats:formats",

@@ -37,6 +37,7 @@ class Setting:
 
     Args:
         scratch: a folder for whatever the bench writes; removed after the run.
+        out: where results go; a long bench keeps there at once what it has, and goes on from it.
         resources: what to close at the end of the run.
     """
 
@@ -45,6 +46,7 @@ class Setting:
     data: Path | None
     scratch: Path
     model: str = "smollm2"
+    out: Path | None = None
     resources: ExitStack = field(default_factory=ExitStack)
 
     def rng(self, name: str) -> Random:

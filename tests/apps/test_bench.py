@@ -227,6 +227,7 @@ def test_an_unknown_bench_lists_those_there_are() -> None:
 
 def test_every_row_of_the_registry_leads_to_a_bench() -> None:
     names = (
+        "edit",
         "fit",
         "forget",
         "formats",
