@@ -39,6 +39,7 @@ class AlphaEdit(Spread):
     """
 
     name: ClassVar[str] = "alphaedit"
+    mergeable: ClassVar[bool] = True
     nullspace: float = 0.5
     ridge: float = 0.001
 

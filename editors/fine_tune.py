@@ -36,6 +36,7 @@ class FineTune:
     """
 
     name: ClassVar[str] = "ft_l"
+    mergeable: ClassVar[bool] = True
     batch: ClassVar[int] = 1
     applied: ClassVar[frozenset[str]] = frozenset()
     depth: float = 0.86

@@ -50,6 +50,7 @@ class Grace:
     """
 
     name: ClassVar[str] = "grace"
+    mergeable: ClassVar[bool] = False
     batch: ClassVar[int] = 1
     applied: ClassVar[frozenset[str]] = frozenset({"radius"})
     depth: float = 0.86

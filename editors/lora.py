@@ -44,6 +44,7 @@ class Lora:
     """
 
     name: ClassVar[str] = "lora"
+    mergeable: ClassVar[bool] = True
     batch: ClassVar[int] = 1
     applied: ClassVar[frozenset[str]] = frozenset()
     depth: float = 0.67

@@ -84,6 +84,7 @@ class Memit(Spread):
     """
 
     name: ClassVar[str] = "memit"
+    mergeable: ClassVar[bool] = True
     weight: float = 100.0
 
     def __post_init__(self) -> None:

@@ -36,6 +36,7 @@ class Rome(Search):
     """
 
     name: ClassVar[str] = "rome"
+    mergeable: ClassVar[bool] = True
     batch: ClassVar[int] = 1
     applied: ClassVar[frozenset[str]] = frozenset()
     depth: float = 0.2

@@ -132,7 +132,12 @@ class SideMemories:
             keys.fit(
                 self._entries,
                 [
-                    Key(each.change.tensors["inside"], each.change.tensors["outside"])
+                    Key(
+                        **{
+                            part: each.change.tensors[part]
+                            for part in ("inside", "outside", "said")
+                        }
+                    )
                     for each in learnt
                 ],
             )

@@ -54,6 +54,7 @@ class UltraEdit:
     """
 
     name: ClassVar[str] = "ultraedit"
+    mergeable: ClassVar[bool] = True
     applied: ClassVar[frozenset[str]] = frozenset()
     first: float = 0.8
     last: float = 0.9

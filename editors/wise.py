@@ -285,7 +285,7 @@ class _Lesson:
         self._check(float(sum(part.sum() for part in tensors.values())), len(curve))
         numbers = {"activation": float(inside)}
         key = method.keys(self.bench).key(entry(self.edit))
-        tensors |= {"inside": key.inside, "outside": key.outside}
+        tensors |= {"inside": key.inside, "outside": key.outside, "said": key.said}
         return Change(
             tensors=tensors,
             numbers=numbers,

@@ -3,7 +3,8 @@
 Cosine of whitened features, the best over the prompt's sentences and over an entry's own prompts.
 Two things veto, and open nothing by themselves: the entry's subject is not in the prompt (the same
 relation of somebody else), or one of the entry's `outside` prompts is nearer (another relation of
-the same subject).
+the same subject). Of several entries about one subject, the one that says the most similar thing
+of it opens: they are compared without the subject's words, which weigh more than all others.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ class Key:
     Args:
         inside: [P, D].
         outside: [Q, D]; Q may be 0.
+        said: [P, D], of those inside without the subject's words.
     """
 
     inside: Tensor
     outside: Tensor
+    said: Tensor
 
 
 class KeyGate:
@@ -53,6 +56,7 @@ class KeyGate:
         self._least, self._strict = threshold, strict
         self._entries: tuple[Entry, ...] = ()
         self._subjects: tuple[str, ...] = ()
+        self._said: tuple[Tensor, ...] = ()
         self._inside = _Points(())
         self._outside = _Points(())
 
@@ -65,15 +69,22 @@ class KeyGate:
         found = [self.key(entry) for entry in entries] if keys is None else keys
         self._entries = tuple(entries)
         self._subjects = tuple(subject_of(entry) for entry in entries)
+        self._said = tuple(key.said for key in found)
         self._inside = _Points([key.inside for key in found])
         self._outside = _Points([key.outside for key in found])
 
     def key(self, entry: Entry) -> Key:
         """What is to be kept of an entry; depends on it alone."""
-        inside = normalize(self._features(entry.inside), dim=-1)
-        if not entry.outside:
-            return Key(inside, inside[:0])
-        return Key(inside, normalize(self._features(entry.outside), dim=-1))
+        subject = subject_of(entry)
+        inside = self._unit(entry.inside)
+        return Key(
+            inside=inside,
+            outside=self._unit(entry.outside) if entry.outside else inside[:0],
+            said=self._unit([_without(subject, prompt) for prompt in entry.inside]),
+        )
+
+    def _unit(self, texts: Sequence[str]) -> Tensor:
+        return normalize(self._features(texts), dim=-1)
 
     @property
     def thresholds(self) -> Tensor:
@@ -110,7 +121,7 @@ class KeyGate:
         """[N, E]: the best cosine over a prompt's sentences and an entry's own prompts; and whether
         something vetoes."""
         parts = [[prompt, *_sentences(prompt)] for prompt in prompts]
-        features = normalize(self._features([part for each in parts for part in each]), dim=-1)
+        features = self._unit([part for each in parts for part in each])
         sizes = [len(each) for each in parts]
         near = self._inside.best(features, sizes)
         vetoed = self._outside.best(features, sizes) >= near
@@ -119,7 +130,24 @@ class KeyGate:
             for at, subject in enumerate(self._subjects):
                 if subject and not named(subject, prompt, told):
                     vetoed[row, at] = True
+            rivals = [
+                at
+                for at, subject in enumerate(self._subjects)
+                if subject and not vetoed[row, at] and near[row, at] > self._threshold(subject)
+            ]
+            if len(rivals) > 1:
+                vetoed[row, rivals] = True
+                vetoed[row, self._most_alike(parts[row], rivals)] = False
         return near, vetoed
+
+    def _most_alike(self, parts: Sequence[str], rivals: Sequence[int]) -> int:
+        """Of several entries whose subject a prompt names, the one that says the most similar
+        thing of it."""
+        alike = []
+        for at in rivals:
+            said = self._unit([_without(self._subjects[at], part) for part in parts])
+            alike.append(float((said @ self._said[at].T).max()))
+        return rivals[alike.index(max(alike))]
 
 
 class _Points:
@@ -154,6 +182,13 @@ def named(subject: str, prompt: str, told: frozenset[str] | None = None) -> bool
     words = _words(subject)
     told = _words(prompt) if told is None else told
     return bool(words) and len(words & told) >= NAMED * len(words)
+
+
+def _without(subject: str, text: str) -> str:
+    """A text in which "it" stands for the subject's words."""
+    words = "|".join(map(re.escape, _WORD.findall(subject)))
+    cut = rf"\b(?:{words})\b(?:\W+(?:{words})\b)*"
+    return re.sub(cut, "it", text, flags=re.IGNORECASE) if words else text
 
 
 def _words(text: str) -> frozenset[str]:

@@ -64,6 +64,15 @@ def test_another_relation_of_the_same_subject_is_vetoed_where_it_is_named_outsid
     assert route(gate(told), [told], ["The capital of Atlantis is"]) != [None]
 
 
+def test_of_several_entries_about_one_subject_the_most_similar_opens() -> None:
+    born = entry("b", "What sailor of Atlantis is born", subject="Atlantis")
+    held = (ATLANTIS, born)
+    asked = ["Atlantis Atlantis is what capital", "The sailor born of Atlantis Atlantis is"]
+    found = route(gate(*held), held, asked)
+    assert [verdict and verdict.entry for verdict in found] == ["a", "b"]
+    assert [verdict.vetoed for verdict in gate(*held).explain(asked[0])] == [False, True]
+
+
 def test_a_sentence_among_others_is_enough() -> None:
     asked = "Born sailor, what of it. The capital of Atlantis is"
     assert route(gate(ATLANTIS), [ATLANTIS], [asked]) != [None]
