@@ -11,7 +11,6 @@ from ...editors.base import Opened, Patch
 from ...editors.measuring import Question
 from ...editors.side_memory import SideMemories, entry
 from ...memory.gates.base import Gate
-from ...memory.gates.keys import KeyGate
 from ...memory.record import new_id
 from .edit_lab import Laboratory, Plan
 from .edit_material import Fact, Window, facts, same_subject
@@ -96,8 +95,7 @@ def _keys(lab: Laboratory, every: Sequence[Fact], *, subjects: bool) -> Gate:
     """The gate that `wise` has by default; it needs no side memory."""
     from ...editors.wise import Wise
 
-    method = Wise()
-    gate = KeyGate(lab.bench.features, threshold=method.threshold, margin=method.outside)
+    gate = Wise().keys(lab.bench)
     entries = [entry(fact.edit, new_id()) for fact in every]
     if not subjects:
         entries = [type(each)(id=each.id, inside=each.inside) for each in entries]

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 import torch
@@ -21,12 +22,17 @@ EDITS = [
     Edit(prompt="The colour of Thule is", target="violet", subject="Thule"),
     Edit(prompt="The river of Lemuria is", target="Ossa", subject="Lemuria"),
 ]
-QUICK = {"steps": 4, "depth": 1.0, "contexts": 1}
+QUICK: dict[str, Any] = {"steps": 4, "depth": 1.0, "contexts": 1}
 
 
 @pytest.fixture
 def bench(tiny_llm: LocalLLM, tmp_path: Path) -> Workbench:
     return Workbench(tiny_llm.model, tiny_llm.tokenizer, tmp_path)
+
+
+def quick(**options: Any) -> Wise:
+    """A method that takes no time, with these options."""
+    return Wise(**QUICK | options)
 
 
 def learn(method: Wise, bench: Workbench, edits: list[Edit] = EDITS) -> list[Learnt]:
@@ -40,7 +46,7 @@ def learn(method: Wise, bench: Workbench, edits: list[Edit] = EDITS) -> list[Lea
 
 
 def test_each_row_of_a_batch_is_routed_by_itself(bench: Workbench) -> None:
-    method = Wise(**QUICK)
+    method = quick()
     patch = method.patch(bench, learn(method, bench))
     prompts = [EDITS[1].prompt, "Nothing of the kind", EDITS[0].prompt]
     opened = patch.open(prompts)
@@ -53,7 +59,7 @@ def test_each_row_of_a_batch_is_routed_by_itself(bench: Workbench) -> None:
 
 
 def test_a_closed_gate_leaves_the_base_bit_for_bit(bench: Workbench) -> None:
-    method = Wise(**QUICK)
+    method = quick()
     patch = method.patch(bench, learn(method, bench))
     assert patch.open(["Nothing of the kind"]).deltas == {}
 
@@ -71,7 +77,7 @@ def test_only_layers_from_the_edited_one_upwards_run_while_an_edit_trains(
         layers[index].register_forward_pre_hook(count)
     bench.features(["so that the background is there"])
     runs[:] = [0, 0]
-    learn(Wise(**QUICK | {"until": 1e-9}), bench, EDITS[:1])
+    learn(quick(until=1e-9), bench, EDITS[:1])
     assert runs[1] - runs[0] == 2 * 4, "two batches, four steps, and the lower layer in none"
 
 
@@ -84,7 +90,7 @@ def test_which_memory_an_edit_is_in_does_not_depend_on_the_others() -> None:
 
 
 def test_a_masked_memory_differs_only_under_its_mask(bench: Workbench) -> None:
-    method = Wise(**QUICK, rank=0, shards=1, rate=0.01)
+    method = quick(rank=0, shards=1, rate=0.01)
     learnt = learn(method, bench)
     patch = method.patch(bench, learnt)
     assert isinstance(patch, SideMemories)
@@ -97,7 +103,7 @@ def test_a_masked_memory_differs_only_under_its_mask(bench: Workbench) -> None:
 
 
 def test_merged_memories_become_one(bench: Workbench) -> None:
-    method = Wise(**QUICK, rank=0, shards=2, mode="merge", rate=0.01)
+    method = quick(rank=0, shards=2, mode="merge", rate=0.01)
     learnt = learn(method, bench)
     patch = method.patch(bench, learnt)
     assert isinstance(patch, SideMemories)
@@ -106,7 +112,7 @@ def test_merged_memories_become_one(bench: Workbench) -> None:
 
 
 def test_the_routing_loss_holds_irrelevant_prompts_still(bench: Workbench) -> None:
-    loose = learn(Wise(**QUICK | {"steps": 20, "until": 1e-9}), bench, EDITS[:1])
+    loose = learn(quick(steps=20, until=1e-9), bench, EDITS[:1])
     method = Wise(
         **QUICK | {"steps": 20, "until": 1e-9},
         gate="activation",
@@ -127,7 +133,7 @@ def test_the_routing_loss_holds_irrelevant_prompts_still(bench: Workbench) -> No
 
 def test_a_threshold_set_on_prompt_and_answer_is_another(bench: Workbench) -> None:
     numbers = [
-        learn(Wise(**QUICK, epsilon=epsilon), bench, EDITS[:1])[0].change.numbers["activation"]
+        learn(quick(epsilon=epsilon), bench, EDITS[:1])[0].change.numbers["activation"]
         for epsilon in ("prompt", "answer")
     ]
     assert numbers[0] != numbers[1]
@@ -135,13 +141,13 @@ def test_a_threshold_set_on_prompt_and_answer_is_another(bench: Workbench) -> No
 
 
 def test_the_same_edit_is_learnt_the_same_way(bench: Workbench) -> None:
-    method = Wise(**QUICK)
+    method = quick()
     one, other = (learn(method, bench, EDITS[:1])[0].change for _ in range(2))
     assert one.digest == other.digest
 
 
 def test_a_loss_that_is_no_number_fails_with_its_step_and_rate(bench: Workbench) -> None:
-    method = Wise(**QUICK, beta=1.0, gamma=math.inf)
+    method = quick(beta=1.0, gamma=math.inf)
     with pytest.raises(EditFailed, match=r"became inf at step 1 with rate=0\.08"):
         learn(method, bench, EDITS[:1])
 
@@ -155,7 +161,7 @@ def test_a_cancelled_edit_leaves_the_bench_as_it_was(bench: Workbench) -> None:
             cancel.set()
 
     with pytest.raises(Cancelled):
-        Wise(**QUICK).learn(bench, EDITS[:1], [], stop, cancel)
+        quick().learn(bench, EDITS[:1], [], stop, cancel)
     [after] = bench.prober.answers([Question(EDITS[0].prompt, "Poseidonis")])
     assert before == after
 
@@ -169,9 +175,9 @@ def test_a_cancelled_edit_leaves_the_bench_as_it_was(bench: Workbench) -> None:
         ({"merge": "mean"}, "merge='mean' must be one of"),
     ],
 )
-def test_an_option_that_breaks_a_rule_is_named(options: dict[str, object], message: str) -> None:
+def test_an_option_that_breaks_a_rule_is_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Wise(**options)  # type: ignore[arg-type]
+        Wise(**options)
 
 
 def test_a_change_is_equal_only_bit_for_bit() -> None:

@@ -1,6 +1,7 @@
 """A twin: the same weights in modules of its own, and running only a part of it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from transformers import (
     Qwen3Config,
 )
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 97,
     "hidden_size": 32,
     "intermediate_size": 80,
