@@ -140,12 +140,11 @@ class Workbench:
         name = self.down(layer)
         block = f"{blocks(self.model)[0]}.{layer}"
         with inputs_of(self.model, block, name) as seen:
-            self.model(
+            self.model.base_model(
                 input_ids=rows.ids,
                 attention_mask=rows.mask,
                 position_ids=rows.positions,
                 use_cache=False,
-                logits_to_keep=1,
             )
         return Captured(rows, seen[block], seen[name])
 

@@ -78,7 +78,7 @@ class PromptFeatures:
     def _mean(self, rows: Sequence[Sequence[int]]) -> Tensor:
         ids, mask = padded(rows, self._model.device)
         with up_to_block(self._model, self.layer), inputs_of(self._model, self._block) as seen:
-            self._model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+            self._model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
         counted = mask.clone()
         counted[:, 0] = mask[:, 1] == 0 if mask.shape[1] > 1 else 1
         weights = counted[..., None].float()

@@ -57,6 +57,7 @@ class KeyGate:
         self._entries: tuple[Entry, ...] = ()
         self._subjects: tuple[str, ...] = ()
         self._said: tuple[Tensor, ...] = ()
+        self._latest: tuple[tuple[str, ...], tuple[Tensor, Tensor]] | None = None
         self._inside = _Points(())
         self._outside = _Points(())
 
@@ -70,6 +71,7 @@ class KeyGate:
         self._entries = tuple(entries)
         self._subjects = tuple(subject_of(entry) for entry in entries)
         self._said = tuple(key.said for key in found)
+        self._latest = None
         self._inside = _Points([key.inside for key in found])
         self._outside = _Points([key.outside for key in found])
 
@@ -118,6 +120,13 @@ class KeyGate:
         return self._least if subject else self._strict
 
     def _near(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """See `_compared`; who is routed is explained, too, and need not be read twice."""
+        latest = self._latest
+        if latest is None or latest[0] != tuple(prompts):
+            self._latest = latest = tuple(prompts), self._compared(prompts)
+        return latest[1]
+
+    def _compared(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """[N, E]: the best cosine over a prompt's sentences and an entry's own prompts; and whether
         something vetoes."""
         parts = [[prompt, *_sentences(prompt)] for prompt in prompts]
