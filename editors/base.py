@@ -134,6 +134,11 @@ class Change:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
     @property
+    def finite(self) -> bool:
+        """Whether all its values are numbers."""
+        return all(bool(tensor.isfinite().all()) for tensor in self.tensors.values())
+
+    @property
     def digest(self) -> str:
         """SHA-256, hex, of tensors and numbers: equal if and only if they are, bit for bit."""
         seal = hashlib.sha256(json.dumps(dict(self.numbers), sort_keys=True).encode())

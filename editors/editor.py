@@ -62,6 +62,7 @@ class Editor(Memory):
         self._held: dict[RecordId, Held] = {held.id: held for held in self._shelf.edits()}
         self._changes: dict[str, Change] = {}
         self._patches: dict[Scope, tuple[tuple[str, ...], Patch]] = {}
+        self._plan: tuple[str, list[Step]] | None = None
         self._bench: Workbench | None = None
         if not isinstance(context.llm, UnopenedLLM):
             self._bench = self._workbench(context.llm)
@@ -99,6 +100,7 @@ class Editor(Memory):
         with self._lock:
             for record in own:
                 self._held[record.id] = self._shelf.put(record)
+            self._plan = None
         return [Artefact(record.id, f"edit:{record.id}") for record in own]
 
     def forget(self, ids: Collection[RecordId]) -> Erasure:
@@ -110,6 +112,8 @@ class Editor(Memory):
             for id in gone:
                 self._shelf.drop(id)
                 del self._held[id]
+            self._plan = None
+            self._patches.clear()
             after = self._wanted()
             self._sweep()
         again = [id for id, key in after.items() if before.get(id) != key]
@@ -122,7 +126,7 @@ class Editor(Memory):
 
     def clear(self) -> None:
         """Hold nothing."""
-        self.forget(list(self._held))
+        self.forget(self.held())
 
     def held(self) -> frozenset[RecordId]:
         """Ids of all edits, those that a newer one supersedes included."""
@@ -176,15 +180,17 @@ class Editor(Memory):
             total = len(self.pending())
             if not total:
                 return made
-            bench = self._at_work().second()
-            while (step := self._next()) is not None:
+            with self._lock:  # a turn that is being routed has layers of the bench's model out
+                bench = self._at_work().second()
+            while (found := self._next()) is not None:
+                step, before = found
                 done = len(made)
 
                 def within(part: int, parts: int, step: Step = step, done: int = done) -> None:
                     share = part / max(parts, 1) * len(step.edits)
                     progress(round(100 * (done + share)), 100 * max(total, done + len(step.edits)))
 
-                changes = self._learn(bench, step, within, cancel)
+                changes = self._learn(bench, step, before, within, cancel)
                 with self._lock:
                     wanted = frozenset(self._wanted().values())
                     for key, change in zip(step.keys, changes, strict=True):
@@ -197,27 +203,38 @@ class Editor(Memory):
         return made
 
     def _learn(
-        self, bench: Workbench, step: Step, progress: Progress, cancel: Event
+        self,
+        bench: Workbench,
+        step: Step,
+        before: Sequence[Learnt],
+        progress: Progress,
+        cancel: Event,
     ) -> list[Change]:
-        with self._lock:
-            found = [(held, self._change(key)) for held, key in step.before]
-        if any(change is None for _, change in found):
-            raise EditFailed("an edit was undone while one on top of it was learnt; try again")
-        before = [Learnt(id=h.id, edit=h.edit, change=change) for h, change in found if change]
         edits = [held.edit for held in step.edits]
         try:
             bench.check(edits)
-            return self.method.learn(bench, edits, before, progress, cancel)
+            changes = self.method.learn(bench, edits, before, progress, cancel)
+            if not all(change.finite for change in changes):
+                raise EditFailed(
+                    f"what {self.name!r} learnt holds values that are no numbers; choose a lower"
+                    " rate, or undo edits"
+                )
         except EditFailed as error:
             error.failed = tuple(held.id for held in step.edits)
             raise
+        return changes
 
-    def _next(self) -> Step | None:
-        """The next edits that are to be learnt together."""
+    def _next(self) -> tuple[Step, list[Learnt]] | None:
+        """The next edits that are to be learnt together, and what was learnt of those before them
+        in their lane."""
         with self._lock:
             for step in self._steps():
                 if any(self._change(key) is None for key in step.keys):
-                    return step
+                    return step, [
+                        Learnt(id=held.id, edit=held.edit, change=change)
+                        for held, key in step.before
+                        if (change := self._change(key)) is not None  # as lanes go in order
+                    ]
         return None
 
     def derive(self, cancel: Event) -> Iterator[Record]:
@@ -238,16 +255,18 @@ class Editor(Memory):
 
     def recall(self, cue: Cue) -> Weights:
         """The patch that the message opens, if any."""
-        patch, count = self._patch(cue.scope)
-        if patch is None:
-            return Weights(memory=self.name, layers=frozenset(), open=lambda ids: {})
-        opened = patch.open([cue.message])
+        with self._lock:  # one prompt at a time is routed by the bench's model
+            patch, count = self._patch(cue.scope)
+            if patch is None:
+                return Weights(memory=self.name, layers=frozenset(), open=lambda ids: {})
+            opened = patch.open([cue.message])
+            why = patch.explain(cue.message)
         behind = tuple(verdict.entry for verdict in opened.verdicts if verdict)
         return Weights(
             memory=self.name,
             layers=frozenset(opened.deltas),
             records=behind,
-            explain={"edits": count, **patch.explain(cue.message)},
+            explain={"edits": count, **why},
             open=lambda ids: opened.deltas,
         )
 
@@ -321,8 +340,12 @@ class Editor(Memory):
         superseded = {held.supersedes for held in self._held.values()}
         return [self._held[id] for id in sorted(self._held) if id not in superseded]
 
-    def _steps(self) -> Iterator[Step]:
-        yield from lanes(self.method, self._fingerprint, self._holding())
+    def _steps(self) -> list[Step]:
+        """All steps; kept, since a turn asks for them and hashing a thousand edits takes long."""
+        model = self._fingerprint
+        if self._plan is None or self._plan[0] != model:
+            self._plan = model, list(lanes(self.method, model, self._holding()))
+        return self._plan[1]
 
     def _wanted(self) -> dict[RecordId, str]:
         """The key under which what is learnt of each edit that holds lies, or will lie."""
@@ -378,6 +401,7 @@ class Editor(Memory):
         with self._lock:
             self._shelf.replace(path)
             self._held = {held.id: held for held in self._shelf.edits()}
+            self._plan = None
             self._changes.clear()
             self._patches.clear()
 

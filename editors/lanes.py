@@ -20,12 +20,19 @@ class Step:
     Args:
         keys: for each of them the key of its change: equal exactly where model, method, edits and
             all before them in the lane are.
-        before: the edits before them in their lane, by age, with their keys.
+        lane: all edits of their lane, by age, with their keys.
+        start: how many of those come before them.
     """
 
     edits: tuple[Held, ...]
     keys: tuple[str, ...]
-    before: tuple[tuple[Held, str], ...]
+    lane: Sequence[tuple[Held, str]]
+    start: int
+
+    @property
+    def before(self) -> Sequence[tuple[Held, str]]:
+        """The edits before them in their lane, with their keys."""
+        return self.lane[: self.start]
 
 
 def lanes(method: Method, model: str, holding: Sequence[Held]) -> Iterator[Step]:
@@ -36,13 +43,13 @@ def lanes(method: Method, model: str, holding: Sequence[Held]) -> Iterator[Step]
     root = _hash([model, settings(method, applied=False)])
     for lane in sorted_out.values():
         key = root
-        before: list[tuple[Held, str]] = []
+        keyed: list[tuple[Held, str]] = []
         for at in range(0, len(lane), method.batch):
             together = tuple(lane[at : at + method.batch])
             key = _hash([key, [asdict(held.edit) for held in together]])
             keys = tuple(_hash([key, place]) for place in range(len(together)))
-            yield Step(together, keys, tuple(before))
-            before += zip(together, keys, strict=True)
+            yield Step(together, keys, keyed, at)
+            keyed += zip(together, keys, strict=True)
 
 
 def settings(method: Method, *, applied: bool = True) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class Shelf:
         if not read_only:
             for part in (self._edits, self._changes):
                 part.mkdir(parents=True, exist_ok=True)
+                for left in part.glob("*.new"):  # a crash while it was written; it may say what
+                    left.unlink(missing_ok=True)  # is to be forgotten
 
     def put(self, record: Record) -> Held:
         """Keep an edit; durable when this returns."""
@@ -138,6 +140,7 @@ class Shelf:
         for part in (self._edits, self._changes):
             rmtree(path / part.name, ignore_errors=True)
             copytree(part, path / part.name)
+        _write(path / self._model.name, self.fingerprint.encode())
 
     def replace(self, path: Path) -> None:
         """Hold what `copy` wrote, and nothing else.
@@ -145,12 +148,15 @@ class Shelf:
         Raises:
             StoreError: it is damaged or not there; nothing has changed.
         """
-        if not (path / self._edits.name).is_dir():
+        saved = Shelf(path, read_only=True)
+        if not all((path / part.name).is_dir() for part in (self._edits, self._changes)):
             raise StoreError(f"{path} holds no saved edits; save them again")
-        Shelf(path, read_only=True).edits()
+        saved.edits()
         for part in (self._edits, self._changes):
             rmtree(part)
             copytree(path / part.name, part)
+        # Without it a keeper, which opens no model, would take all changes for another model's.
+        self.fingerprint = saved.fingerprint
 
 
 def _write(path: Path, content: bytes) -> None:

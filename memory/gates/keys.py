@@ -152,10 +152,11 @@ class KeyGate:
     def _most_alike(self, parts: Sequence[str], rivals: Sequence[int]) -> int:
         """Of several entries whose subject a prompt names, the one that says the most similar
         thing of it."""
-        alike = []
-        for at in rivals:
-            said = self._unit([_without(self._subjects[at], part) for part in parts])
-            alike.append(float((said @ self._said[at].T).max()))
+        subjects = dict.fromkeys(self._subjects[at] for at in rivals)  # often one
+        said = {
+            subject: self._unit([_without(subject, part) for part in parts]) for subject in subjects
+        }
+        alike = [float((said[self._subjects[at]] @ self._said[at].T).max()) for at in rivals]
         return rivals[alike.index(max(alike))]
 
 
