@@ -116,9 +116,14 @@ class EditConflict(EditError, ValueError):
 
 
 class EditFailed(EditError):
-    """An edit cannot be learnt. `failed` are the ids of the edits that were learnt together."""
+    """An edit cannot be learnt. `failed` are the ids of the edits that were learnt together, or of
+    the one among them that is to blame, where it is known as `edit`."""
 
     failed: tuple[str, ...] = ()
+
+    def __init__(self, message: str, *, edit: object = None) -> None:
+        super().__init__(message)
+        self.edit = edit
 
 
 class Cancelled(EditError):

@@ -89,7 +89,7 @@ class Editing:
             target=target,
             subject=subject,
             paraphrases=tuple(paraphrases),
-            locality=tuple(locality),
+            locality=tuple((other, answer) for other, answer in locality),
         )
         chosen, scope = self._editor(editor), asked_scope(self.scope, options)
         asked = Asked(edits=(edit,), scope=scope, source=source, replace=replace)

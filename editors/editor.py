@@ -193,11 +193,11 @@ class Editor(Memory):
                 changes = self._learn(bench, step, before, within, cancel)
                 with self._lock:
                     wanted = frozenset(self._wanted().values())
-                    for key, change in zip(step.keys, changes, strict=True):
+                    for held, key, change in zip(step.edits, step.keys, changes, strict=True):
                         if key in wanted:  # else it was undone meanwhile
                             self._shelf.keep(key, change)
                             self._changes[key] = change
-                made += [held.id for held in step.edits]
+                            made.append(held.id)
             with self._lock:
                 self._sweep()  # not before: what a failing edit was to replace holds again
         return made
@@ -220,7 +220,7 @@ class Editor(Memory):
                     " rate, or undo edits"
                 )
         except EditFailed as error:
-            error.failed = tuple(held.id for held in step.edits)
+            error.failed = tuple(h.id for h in step.edits if error.edit in (None, h.edit))
             raise
         return changes
 
@@ -416,5 +416,6 @@ class Editor(Memory):
     def close(self) -> None:
         """Let go of the model's twin and of what is in memory. May be called twice."""
         with self._lock:
+            self._bench = None
             self._changes.clear()
             self._patches.clear()

@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ def _text(path: Path) -> str:
         raise InputError(
             f"file={str(path)!r} is not UTF-8 (byte {error.start}); convert it"
         ) from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"file={str(path)!r} cannot be read: {error}") from None
 
 

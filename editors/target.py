@@ -88,7 +88,8 @@ class Told:
         if edit.subject is None:
             raise EditFailed(
                 f"an edit with target={edit.target[:40]!r} names no subject, and this method writes"
-                " at the subject's last token; name the subject, or use a method that needs none"
+                " at the subject's last token; name the subject, or use a method that needs none",
+                edit=edit,
             )
         prober = bench.prober
         target = prober.ids(" " + edit.target.strip())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -98,8 +99,11 @@ class WeightChanges:
 
     def explain(self, prompt: str) -> Mapping[str, Any]:
         """How much of each matrix is changed; no prompt is told from another."""
-        norms = {name: round(float(each.dense().norm()), 4) for name, each in self._sums.items()}
-        return {"gate": "none", "applied": self._edits, "norms": norms}
+        return {"gate": "none", "applied": self._edits, "norms": self._norms}
+
+    @cached_property
+    def _norms(self) -> dict[str, float]:
+        return {name: round(float(each.dense().norm()), 4) for name, each in self._sums.items()}
 
     def merged(self) -> Mapping[str, Tensor]:
         """The sums, [D_out, D_in] each."""

@@ -106,13 +106,15 @@ class Workbench:
         config = self.model.config.get_text_config(decoder=True)
         window = getattr(config, "max_position_embeddings", None) or 10**9
         for edit in edits:
-            for prompt in (edit.prompt, *edit.paraphrases):
-                ids = len(self.prober.ids(f"{prompt} {edit.target}"))
-                if ids + AROUND > window:
+            asked = [(ask, edit.target, AROUND) for ask in (edit.prompt, *edit.paraphrases)]
+            for prompt, answer, around in (*asked, *((*pair, 0) for pair in edit.locality)):
+                ids = len(self.prober.ids(f"{prompt} {answer}"))
+                if ids + around > window:
                     raise EditFailed(
-                        f"a prompt with target={edit.target[:40]!r} has {ids:,} tokens, and the"
-                        f" model's window holds {window:,}, of which {AROUND} are left for what"
-                        " stands around them; shorten the target"
+                        f"prompt={prompt[:40]!r} with its answer {answer[:40]!r} has {ids:,}"
+                        f" tokens, and the model's window holds {window:,}, of which {around} are"
+                        " left for what stands around them; shorten them",
+                        edit=edit,
                     )
 
     def lessons(self, edit: Edit, prompts: Sequence[str]) -> list[Rows]:

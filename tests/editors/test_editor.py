@@ -84,7 +84,7 @@ def test_what_a_crash_left_half_written_is_gone_when_it_is_opened_again(
 def test_what_is_no_number_is_not_kept_even_if_the_loss_was_one(
     tiny_llm: LocalLLM, tmp_path: Path
 ) -> None:
-    editor = editor_in(tmp_path, tiny_llm, "ft_l:steps=1,rate=1e38,clamp=0")
+    editor = editor_in(tmp_path, tiny_llm, "ft_l:steps=1,rate=1e30,clamp=0")
     record = EDIT.record(SCOPE)
     editor.write([record])
     with pytest.raises(EditFailed, match="no numbers") as failed:
@@ -110,3 +110,14 @@ def test_what_was_saved_is_learnt_also_where_no_model_is_open(
     assert keeper.digest() == editor.digest()
     keeper.forget([record.id])
     assert [learnt for _, learnt in keeper.edits(SCOPE)] == [True]
+
+
+def test_of_edits_learnt_together_the_one_to_blame_is_named(
+    tiny_llm: LocalLLM, tmp_path: Path
+) -> None:
+    editor = editor_in(tmp_path, tiny_llm, "memit")
+    good, bad = EDIT.record(SCOPE), Edit(prompt="The moon is", target="A").record(SCOPE)
+    editor.write([good, bad])
+    with pytest.raises(EditFailed, match="names no subject") as failed:
+        editor.learn()
+    assert failed.value.failed == (bad.id,)
