@@ -169,7 +169,7 @@ def test_what_cannot_be_an_edit_leaves_nothing(open_: Open, edit: dict[str, Any]
 
 
 def test_a_loss_that_is_no_number_leaves_nothing_and_keeps_the_others(open_: Open) -> None:
-    agent = open_("wise:steps=9,rate=1e30,beta=1")
+    agent = open_("wise:steps=9,beta=3e38,gamma=3e38")
     with pytest.raises(EditFailed, match="choose a lower rate"):
         agent.edit(PROMPT, TARGET)
     assert kept(agent) == []
