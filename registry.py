@@ -57,6 +57,13 @@ class Registry:
         for option in given | options:
             if option not in known:
                 raise ConfigError(f"{self.noun} {name!r} has no option {option!r}; it has {known}")
+        for field in fields(target):
+            value = (given | options).get(field.name)
+            if isinstance(value, str) and isinstance(field.default, int | float):
+                raise ConfigError(
+                    f"{self.noun} {name!r}: {field.name}={value!r} must be of the kind of"
+                    f" {field.default}, its default"
+                )
         return target(**given | options)
 
     def _table(self) -> dict[str, str]:

@@ -120,8 +120,9 @@ def _open_ledger(home: Home, url: str | None, read_only: bool) -> Ledger:
             )
         if read_only:
             raise LedgerError(
-                f"nothing is kept in {home.root} yet, so there is nothing to read; `palimpsest"
-                " remember`, `ingest` or `chat` begin it, or name another folder with --home"
+                f"nothing is kept in {home.root} yet, so there is nothing to read;"
+                " `palimpsest remember`, `ingest`, `edit` or `chat` begin it, or name another"
+                " folder with --home"
             )
     return Ledger.open(url or home.path(LEDGER), read_only=read_only)
 

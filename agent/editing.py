@@ -244,7 +244,8 @@ class Editing:
             usual = [*DEFAULT_MEMORIES, *DEFAULT_EDITORS]
             raise ConfigError(
                 f"no memory here can edit the weights of {self.llm.name!r}; open a model in this"
-                f" process with memories={usual}, or on the command line with --memory for each"
+                f" process with memories={usual}, or on the command line with --memory for each,"
+                " or --editor"
             )
         if name is None and len(found) > 1:
             raise ConfigError(f"several memories can edit, {sorted(found)}; name one as editor=")

@@ -13,6 +13,8 @@ from ..editors.base import Edit, Receipt
 from ..errors import EditConflict
 from ..memory.record import RecordId
 
+REPLACING = "give replace=True (--replace) to put this one in its place"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandingEdit:
@@ -133,13 +135,13 @@ def _refuse(
     edit: Edit, against: Sequence[StandingEdit], rivals: Sequence[Edit], *, replace: bool
 ) -> None:
     """See that an edit may take the place of what it contradicts."""
-    what = f"prompt={edit.prompt!r} is to be answered target={edit.target!r}"
+    what = f"prompt={edit.prompt!r} is to be answered by target={edit.target!r}"
     if len(against) > 1 or (against and not replace):
         others = ", ".join(f"edit {each.id} answers {each.edit.target!r}" for each in against)
-        remedy = "undo all but one of these" if len(against) > 1 else "ask for replace, or undo it"
+        remedy = "undo all but one of these" if len(against) > 1 else REPLACING + ", or undo it"
         raise EditConflict(f"{what}, and {others}; {remedy}")
     if rivals and not replace:
         raise EditConflict(
             f"{what}, and another of these edits answers {rivals[0].target!r}; leave one out, or"
-            " ask for replace to have the later one win"
+            f" {REPLACING}, and the later one wins"
         )

@@ -12,7 +12,7 @@ from .output import Listing, hinted, many, out
 
 if TYPE_CHECKING:
     from ..agent.edits import Edited, StandingEdit, Undone
-    from ..editors.base import Receipt
+    from ..editors.base import Answer, Receipt
 
 LISTED = 20
 """Receipts that a page shows whole; of more, those that want attention."""
@@ -27,10 +27,10 @@ def show_receipt(receipt: Receipt) -> None:
 
     edit, before, after = receipt.edit, receipt.before, receipt.after
     tell("edit", f"{receipt.id}  {edit.prompt} => {edit.target}")
-    tell("before", f"{before.text!r}, ln P(target) {before.logprob:.2f}")
-    tell("after", f"{after.text!r}, ln P(target) {after.logprob:.2f}")
+    tell("before", f"{_said(before)}, ln P(target) {before.logprob:.2f}")
+    tell("after", f"{_said(after)}, ln P(target) {after.logprob:.2f}")
     for answer in receipt.paraphrases:
-        tell("", f"{answer.prompt} => {answer.text!r}")
+        tell("", f"{answer.prompt} => {_said(answer)}")
     for (prompt, _), share in zip(edit.locality, receipt.locality, strict=True):
         tell("stays", f"{share:.0%} of the answer to {prompt}")
     if receipt.gate is not None:
@@ -39,6 +39,11 @@ def show_receipt(receipt: Receipt) -> None:
     out.print(table)
     holds = "[green]verified[/green]" if receipt.verified else "[yellow]does not hold[/yellow]"
     out.print(f"{holds}  {escape(receipt.advice)}".rstrip(), soft_wrap=True)
+
+
+def _said(answer: Answer) -> str:
+    """What was said in as many tokens as the target has, which may be blanks alone."""
+    return repr(answer.text) if answer.text else "(only blanks)"
 
 
 def show_edits(found: Sequence[StandingEdit]) -> None:

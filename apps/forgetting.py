@@ -285,6 +285,11 @@ def _document(report: str | None, ledger: Ledger | None) -> Any:
     kept = {} if ledger is None else {each["report"]["id"]: each for each in _kept(ledger)}
     if report in kept:
         return kept[report]
+    if ledger is not None and report != "-" and not Path(report).exists():
+        raise InputError(
+            f"cannot read {report!r}: it is no file, no erasure and no edit of this user's;"
+            " `palimpsest edits` lists edits, and `palimpsest verify` alone checks all erasures"
+        )
     text = read_text(Path(report))
     try:
         return _json.loads(text)

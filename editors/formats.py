@@ -68,7 +68,10 @@ def read_edits(path: Path) -> EditFile:
     kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     readers = {".jsonl": _json_lines, ".json": _json_list, ".csv": _csv_rows}
     if kind not in readers:
-        raise InputError(f"file={str(path)!r} must end in one of {sorted(readers)}, or these.gz")
+        raise InputError(
+            f"file={str(path)!r} must end in one of {sorted(readers)}, or one of"
+            " these with .gz behind"
+        )
     edits: list[Edit] = []
     bad: list[BadLine] = []
     for line, row in readers[kind](_text(path), path):

@@ -178,6 +178,19 @@ def test_the_chat_edits_by_command(type_: Type, home: Path) -> None:
     assert kept(home) == 2
 
 
+def test_what_cannot_be_used_is_refused_in_words(type_: Type, home: Path) -> None:
+    def words(done: Result) -> str:
+        return " ".join(done.stderr.split())
+
+    done = type_("edit", PROMPT, TARGET, "--editor", "wise:rank=abc")
+    assert done.exit_code == 2 and "rank='abc' must be of the kind of 4" in words(done)
+    assert type_("edit", PROMPT, TARGET, "--editor", "wise:steps=2").exit_code in (0, 1)
+    done = type_("verify", "nosuch")
+    assert done.exit_code == 2 and "no erasure and no edit" in words(done)
+    done = type_("edit", "--file", str(home / "edits.txt"))
+    assert done.exit_code == 2 and "or one of these with .gz behind" in words(done)
+
+
 def test_ctrl_c_cancels_and_leaves_nothing(tmp_path: Path, tiny_folder: Path) -> None:
     home = tmp_path / "home"
     words = ["edit", PROMPT, TARGET, "--editor", "wise:steps=1000000,until=0"]
