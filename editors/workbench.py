@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from .base import Edit
 
-AROUND = 48
+AROUND = 96
 """Tokens that contexts, or a chat template, may put around a prompt."""
 
 
