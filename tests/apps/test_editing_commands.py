@@ -191,6 +191,11 @@ def test_what_cannot_be_used_is_refused_in_words(type_: Type, home: Path) -> Non
     assert done.exit_code == 2 and "or one of these with .gz behind" in words(done)
 
 
+def _heeds_ctrl_c() -> None:
+    """What is begun in the background of a shell ignores it, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_cancels_and_leaves_nothing(tmp_path: Path, tiny_folder: Path) -> None:
     home = tmp_path / "home"
     words = ["edit", PROMPT, TARGET, "--editor", "wise:steps=1000000,until=0"]
@@ -199,6 +204,7 @@ def test_ctrl_c_cancels_and_leaves_nothing(tmp_path: Path, tiny_folder: Path) ->
         [sys.executable, "-c", code, *words, "--model", str(tiny_folder), "--home", str(home)],
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_heeds_ctrl_c,
     ) as running:
         deadline = time.monotonic() + 60
         edits = home / "stores" / "wise" / "edits"
@@ -206,7 +212,10 @@ def test_ctrl_c_cancels_and_leaves_nothing(tmp_path: Path, tiny_folder: Path) ->
             time.sleep(0.1)
         time.sleep(0.5)
         running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=60)
+        try:
+            _, said = running.communicate(timeout=60)
+        finally:
+            running.kill()
     assert running.returncode == 130, said
     assert "nothing of it was kept" in said
     assert kept(home) == 0 and not list(edits.iterdir())
