@@ -60,10 +60,8 @@ class Registry:
         for field in fields(target):
             value = (given | options).get(field.name)
             if isinstance(value, str) and isinstance(field.default, int | float):
-                raise ConfigError(
-                    f"{self.noun} {name!r}: {field.name}={value!r} must be of the kind of"
-                    f" {field.default}, its default"
-                )
+                kind = "a whole number" if isinstance(field.default, int) else "a number"
+                raise ConfigError(f"{self.noun} {name!r}: {field.name}={value!r} must be {kind}")
         return target(**given | options)
 
     def _table(self) -> dict[str, str]:

@@ -93,7 +93,7 @@ class PromptFeatures:
             if self._kept is not None:
                 self._kept.parent.mkdir(parents=True, exist_ok=True)
                 new = self._kept.with_name(self._kept.name + ".new")
-                save_file({"mean": mean, "whitening": whitening.contiguous()}, new)
+                save_file({"mean": mean, "whitening": whitening}, new)
                 new.replace(self._kept)
             return mean, whitening
         kept = load_file(self._kept)
@@ -106,7 +106,8 @@ class PromptFeatures:
         spread = (states - mean).T @ (states - mean) / len(states)
         even = torch.eye(len(spread)) * spread.trace() / len(spread)
         values, vectors = torch.linalg.eigh(((1 - SHRINKAGE) * spread + SHRINKAGE * even).double())
-        return mean, (vectors * values.rsqrt()).float()
+        # As it lies in the file, since products are rounded by how a matrix lies in memory.
+        return mean, (vectors * values.rsqrt()).float().contiguous()
 
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
