@@ -199,7 +199,7 @@ class _Lesson:
                 if cancel.is_set():
                     raise Cancelled("the edit was cancelled; nothing of it was kept")
                 progress(step, method.steps)
-                answer = self._answering()
+                answer = self.bench.losses(self.told, self.layer).mean()
                 routing = self._routing(delta) if method.beta else answer.new_zeros(())
                 curve.append(float(answer.detach() + routing.detach()))
                 self._check(curve[-1], step)
@@ -220,14 +220,6 @@ class _Lesson:
                 f"the loss became {value} at step {step + 1} with rate={self.method.rate};"
                 " choose a lower rate, or smaller margins"
             )
-
-    def _answering(self) -> Tensor:
-        """-ln P(target | prompt): over a row's target tokens, then over rows, the mean."""
-        losses = []
-        for captured in self.told:
-            with self.bench.above(captured, self.layer):
-                losses.append(captured.rows.losses(self.bench.model))
-        return torch.cat(losses).mean()
 
     def _unlearnt(self) -> tuple[dict[str, Tensor], Callable[[Tensor], Tensor]]:
         """The parameters of a change that changes nothing yet, and what it does to inputs."""

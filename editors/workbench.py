@@ -16,7 +16,7 @@ import torch
 
 from ..errors import EditFailed
 from ..llm.fingerprint import fingerprint
-from ..llm.twin import blocks, down_projection, from_block, inputs_of, matrix, twin
+from ..llm.twin import blocks, down_projection, from_block, inputs_of, matrix, twin, up_to_block
 from ..memory.gates.features import PromptFeatures, background
 from .measuring import Prober
 from .rows import Rows
@@ -141,7 +141,7 @@ class Workbench:
         """Read rows once, up to the layer at which they will be changed."""
         name = self.down(layer)
         block = f"{blocks(self.model)[0]}.{layer}"
-        with inputs_of(self.model, block, name) as seen:
+        with up_to_block(self.model, layer), inputs_of(self.model, block, name) as seen:
             self.model.base_model(
                 input_ids=rows.ids,
                 attention_mask=rows.mask,
