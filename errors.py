@@ -20,8 +20,11 @@ PalimpsestError
 │   └── HomeLocked               another process holds the data folder; names it
 ├── EditError                    a model could not be edited; nothing of the edit was kept
 │   ├── EditConflict             it contradicts an edit that holds; names both
-│   ├── EditFailed               its loss is no number, or it does not fit the model's window
-│   └── Cancelled                its caller ended it
+│   └── EditFailed               its loss is no number, or it does not fit the model's window
+├── UnlearnError                 a model could not be made to forget
+│   ├── UnlearnConflict          the request overlaps one that holds; names both
+│   └── UnlearnFailed            its loss is no number, or it cannot be told from what is to stay
+├── Cancelled                    slow work that its caller has ended
 └── StoreError                   a store's artefacts are damaged or disagree with the ledger
 """
 
@@ -126,7 +129,19 @@ class EditFailed(EditError):
         self.edit = edit
 
 
-class Cancelled(EditError):
+class UnlearnError(PalimpsestError):
+    """A model could not be made to forget."""
+
+
+class UnlearnConflict(UnlearnError, ValueError):
+    """A request overlaps one that holds."""
+
+
+class UnlearnFailed(UnlearnError):
+    """A request cannot be learnt."""
+
+
+class Cancelled(PalimpsestError):
     """Slow work that its caller has ended."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..memory.ledger import Ledger
 from ..memory.record import Record, RecordId, Scope
-from ..unlearning.asking import Request
+from ..unlearning.asking import ForgetRequest
 from ..unlearning.report import Plan, Report
 from .request import turn_scope
 
@@ -28,7 +28,7 @@ def asked_scope(base: Scope, options: Mapping[str, Any]) -> Scope:
 
 def asked(
     ledger: Ledger, scope: Scope, what: Forgettable | Report | None, **given: Any
-) -> Request | Plan:
+) -> ForgetRequest | Plan:
     """What a call asks to have forgotten.
 
     Args:
@@ -51,7 +51,7 @@ def asked(
                 f"no record has the id {what!r}, and beside a text there is another query or a"
                 " source; give one of them"
             )
-        return Request(scope=scope, **{**given, "query": what})
+        return ForgetRequest(scope=scope, **{**given, "query": what})
     named = [what] if isinstance(what, str | Record) else what or ()
     ids = [RecordId(each.id if isinstance(each, Record) else each) for each in named]
-    return Request(scope=scope, ids=tuple(dict.fromkeys(ids)), **given)
+    return ForgetRequest(scope=scope, ids=tuple(dict.fromkeys(ids)), **given)

@@ -86,5 +86,6 @@ class Rows:
     def losses(self, model: PreTrainedModel) -> Tensor:
         """[N]: -ln P(target | prompt) in nats, the mean over a row's target tokens."""
         labels, counted = self.labels
-        each = cross_entropy(self.logits(model).transpose(1, 2).float(), labels, reduction="none")
+        flat = self.logits(model).flatten(0, 1).float()
+        each = cross_entropy(flat, labels.flatten(), reduction="none").view_as(labels)
         return (each * counted).sum(1) / counted.sum(1)

@@ -29,8 +29,8 @@ CHOICES = {"kind": get_args(Kind), "role": get_args(Role), "source": get_args(So
 """What a record can have, by key."""
 
 
-TOLD: frozenset[Kind] = frozenset(get_args(Kind)) - {"edit"}
-"""What stands for itself as text; an edit is an order to change the model."""
+TOLD: frozenset[Kind] = frozenset(get_args(Kind)) - {"edit", "request", "material"}
+"""What stands for itself as text; the others are orders to change the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -185,8 +185,8 @@ def _check_references(session: Session, fresh: Sequence[Record]) -> None:
             )
         if record.supersedes and (record.kind == "edit") != (record.supersedes in edits):
             raise InputError(
-                f"supersedes={record.supersedes} and record {record.id}: one is an edit of the"
-                " weights and the other is not; undo the edit, or edit again"
+                f"supersedes={record.supersedes} and record {record.id}: one is an order to change the"
+                " weights, and the other is no edit; undo the order, or edit again"
             )
         if record.supersedes and _standing(record) < trust[record.supersedes]:
             raise InputError(
@@ -205,7 +205,7 @@ def _known_references(
     session: Session, fresh: Sequence[Record]
 ) -> tuple[dict[str, Family], dict[str, str], dict[str, float], set[str]]:
     """Of all ids that `fresh` refers to: whose each is, what other than a message supersedes it,
-    how far it is trusted, and which are edits."""
+    how far it is trusted, and which are orders to change the model."""
     referred = {parent for record in fresh for parent in record.parents}
     superseded = {record.supersedes for record in fresh if record.supersedes}
     homes: dict[str, Family] = {}
@@ -217,7 +217,7 @@ def _known_references(
         query = select(RecordRow.id, RecordRow.trust, RecordRow.kind, *place)
         for id_, trust, kind, *family in session.execute(query.where(RecordRow.id.in_(part))):
             homes[id_], trusts[id_] = (family[0], family[1], family[2]), trust
-            if kind == "edit":
+            if kind in ("edit", "request", "material"):
                 edits.add(id_)
     for part in chunks(superseded):
         taken = select(RecordRow.supersedes, RecordRow.id).where(RecordRow.supersedes.in_(part))

@@ -16,7 +16,12 @@ from ..errors import InputError
 RecordId = NewType("RecordId", str)
 """A ULID: 26 characters, sorts by time of creation."""
 
-Kind = Literal["message", "fact", "correction", "document", "summary", "edit"]
+Kind = Literal[
+    "message", "fact", "correction", "document", "summary", "edit", "request", "material"
+]
+"""An edit and a request are orders to change the model; material is what a request is learnt from,
+and can be erased alone."""
+
 Role = Literal["user", "assistant", "tool", "system"]
 Source = Literal["user", "assistant", "document", "tool"]
 

@@ -19,7 +19,7 @@ Asked = Literal["ids", "query", "everything", "source"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class ForgetRequest:
     """What is to be forgotten: `ids`, all with the words of `query`, everything, or all that came
     from a `source`.
 
@@ -65,7 +65,7 @@ class Request:
         return "everything" if self.everything else "source" if self.source else "query"
 
 
-def asked(erasures: Erasures, request: Request) -> list[RecordId]:
+def asked(erasures: Erasures, request: ForgetRequest) -> list[RecordId]:
     """The records that a request names. For a query, every one of them is looked at: those with
     all of its words, in the text or in what `meta` tells beside it, as whole words, in any order
     and with any case and accents; scripts written without spaces count pairs of characters as

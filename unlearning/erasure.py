@@ -23,7 +23,7 @@ from ..memory.ledger import Ledger
 from ..memory.projection import catch_up, check, rebuild
 from ..memory.record import Reach, RecordId, new_id, now
 from . import bounds
-from .asking import Request, asked
+from .asking import ForgetRequest, asked
 from .report import Doomed, Plan, Report, Signature, StoreErasure
 from .signing import sign
 from .sweeping import Attempt, learn, sweep
@@ -47,7 +47,7 @@ class Eraser:
         self._attempts: dict[str, Attempt] = {}
         self._one = RLock()
 
-    def plan(self, request: Request) -> Plan:
+    def plan(self, request: ForgetRequest) -> Plan:
         """What would go. Changes nothing, but that stores catch up with the ledger; a reader's do
         not, so that it sees of them what their writer has brought there.
 
@@ -69,7 +69,7 @@ class Eraser:
                 **self._listed(found, request.reach),
             )
 
-    def forget(self, what: Request | Plan) -> Report:
+    def forget(self, what: ForgetRequest | Plan) -> Report:
         """Forget what is asked for, and all that must go with it; or exactly what was planned.
 
         Raises:
@@ -109,7 +109,7 @@ class Eraser:
         """Of all that was forgotten within reach, oldest first."""
         return [_report(note) for note in self._log.of(reach) if note.state == "done"]
 
-    def _begin(self, what: Request | Plan) -> Note:
+    def _begin(self, what: ForgetRequest | Plan) -> Note:
         with self._tiers.following:  # what a turn says is kept before this or not at all
             plan = self.plan(what.request if isinstance(what, Plan) else what)
             if isinstance(what, Plan):

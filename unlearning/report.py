@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..memory.derived import Why
 from ..memory.erasures import Position
 from ..memory.record import Reach, RecordId
-from .asking import Asked, Request
+from .asking import Asked, ForgetRequest
 from .residue import Hit
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class Plan(Report):
     """A report of what would go, and nothing has gone yet. Hand it to `forget` to have exactly
     that done."""
 
-    request: Request = field(repr=False)
+    request: ForgetRequest = field(repr=False)
 
     def same_as(self, other: Plan) -> bool:
         """Whether the same would go, from the same places."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from palimpsest.errors import ConfigError, InputError, RecordNotFound
 from palimpsest.memory.ledger import Ledger
 from palimpsest.memory.record import Reach, Record, RecordId, Scope
-from palimpsest.unlearning.asking import Request, asked
+from palimpsest.unlearning.asking import ForgetRequest, asked
 
 ANNA = Scope(user="anna", session="monday")
 BOB = Scope(user="bob", session="monday")
@@ -38,7 +38,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
 
 
 def named(ledger: Ledger, scope: Scope = ANNA, **what: object) -> list[str]:
-    request = Request(scope=scope.across_sessions(), **what)  # type: ignore[arg-type]
+    request = ForgetRequest(scope=scope.across_sessions(), **what)  # type: ignore[arg-type]
     return list(asked(ledger.erasures, request))
 
 
@@ -86,7 +86,7 @@ def test_a_query_finds_what_is_told_beside_a_text_and_none_of_our_own_words(
 
 
 def test_a_session_narrows_it_and_all_users_widens_it_within_the_tenant(ledger: Ledger) -> None:
-    one = Request(scope=ANNA, query="zoe climbing")
+    one = ForgetRequest(scope=ANNA, query="zoe climbing")
     assert asked(ledger.erasures, one) == ["r0"]
     assert named(ledger, query="zoe climbing", all_users=True) == ["r0", "r1", "r3"]
     assert named(ledger, BOB, everything=True) == ["r3"]
@@ -111,7 +111,7 @@ def test_nothing_at_all_is_said_to_be_nothing(ledger: Ledger) -> None:
 )
 def test_a_request_names_exactly_one_thing(what: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="exactly one"):
-        Request(scope=ANNA, **what)  # type: ignore[arg-type]
+        ForgetRequest(scope=ANNA, **what)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("query", ["", "  ", "?!", "…"])
@@ -122,13 +122,15 @@ def test_a_query_without_words_is_refused(ledger: Ledger, query: str) -> None:
 
 def test_a_request_says_how_it_asks_and_never_what(ledger: Ledger) -> None:
     asks = [
-        Request(scope=ANNA, query="zoe").asked,
-        Request(scope=ANNA, ids=(RecordId("r0"),)).asked,
-        Request(scope=ANNA, everything=True).asked,
+        ForgetRequest(scope=ANNA, query="zoe").asked,
+        ForgetRequest(scope=ANNA, ids=(RecordId("r0"),)).asked,
+        ForgetRequest(scope=ANNA, everything=True).asked,
     ]
     assert asks == ["query", "ids", "everything"]
-    assert Request(scope=ANNA, everything=True).reach == Reach.of(ANNA)
-    assert Request(scope=ANNA, everything=True, all_users=True).reach == Reach(tenant="default")
+    assert ForgetRequest(scope=ANNA, everything=True).reach == Reach.of(ANNA)
+    assert ForgetRequest(scope=ANNA, everything=True, all_users=True).reach == Reach(
+        tenant="default"
+    )
 
 
 @given(st.lists(st.sampled_from(["zoe", "climbing", "max", "old", "bore"]), min_size=1, max_size=3))
