@@ -138,7 +138,9 @@ class UnlearnConflict(UnlearnError, ValueError):
 
 
 class UnlearnFailed(UnlearnError):
-    """A request cannot be learnt."""
+    """A request cannot be learnt. `failed` are the ids of the requests that were to be."""
+
+    failed: tuple[str, ...] = ()
 
 
 class Cancelled(PalimpsestError):

@@ -43,6 +43,7 @@ from .reply import Recollection, Reply, ReplyChunk, collect
 from .request import AgentInput, Request, turn_scope
 from .tools import ToolLoop, memory_tools
 from .trace import Trace
+from .unlearning import Unlearning
 
 if TYPE_CHECKING:
     from ..memory.reading import Answer, Progress, Section
@@ -51,7 +52,7 @@ RECALL_BUDGET = 2048
 """Tokens that `Agent.recall` lets each memory return."""
 
 
-class Agent(Operations, Editing, Runnable[AgentInput, Reply]):
+class Agent(Operations, Editing, Unlearning, Runnable[AgentInput, Reply]):
     """An LLM with memories, on one data folder. Made by `Agent.open`; close it when done.
 
     A langchain `Runnable`: `invoke`, `stream`, `batch` and their async forms take a text or

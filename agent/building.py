@@ -18,7 +18,12 @@ from ..memory.backups import left_alone
 from ..memory.base import Memory, StoreContext
 from ..memory.home import Home
 from ..memory.ledger import Ledger
-from ..memory.registry import DEFAULT_EDITORS, DEFAULT_MEMORIES, open_memory
+from ..memory.registry import (
+    DEFAULT_EDITORS,
+    DEFAULT_MEMORIES,
+    DEFAULT_UNLEARNERS,
+    open_memory,
+)
 from ..memory.vectors import Embedder, open_embedder
 
 
@@ -78,7 +83,7 @@ def build_parts(
             check_memory(store, llm)
             opened.append(store)
         if memories is None:
-            opened += _usual_editors(ledger, context, stack)
+            opened += _usual_changers(ledger, context, stack)
         return Parts(
             home=folder,
             llm=llm,
@@ -91,11 +96,11 @@ def build_parts(
         )
 
 
-def _usual_editors(ledger: Ledger, context: StoreContext, stack: ExitStack) -> list[Memory]:
+def _usual_changers(ledger: Ledger, context: StoreContext, stack: ExitStack) -> list[Memory]:
     """Those that the model can carry; as nobody asked for them, one that it cannot is left out. So
-    is one that holds nothing where no model is opened, which could not be asked for an edit."""
-    editors = []
-    for name in DEFAULT_EDITORS:
+    is one that holds nothing where no model is opened, which could be asked for nothing."""
+    found = []
+    for name in (*DEFAULT_EDITORS, *DEFAULT_UNLEARNERS):
         unopened = isinstance(context.llm, UnopenedLLM)
         if "weights" not in context.llm.places or (unopened and not ledger.held_any(name)):
             continue
@@ -106,8 +111,8 @@ def _usual_editors(ledger: Ledger, context: StoreContext, stack: ExitStack) -> l
             store.close()
             continue
         stack.callback(store.close)
-        editors.append(store)
-    return editors
+        found.append(store)
+    return found
 
 
 def _open_ledger(home: Home, url: str | None, read_only: bool) -> Ledger:

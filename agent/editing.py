@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
@@ -44,6 +44,7 @@ class Editing:
     _background: Background
     _loop: Loop
     _resources: ExitStack
+    _erase: Callable[[Sequence[RecordId], Scope], None]
 
     @property
     def editors(self) -> tuple[Editor, ...]:
@@ -186,9 +187,10 @@ class Editing:
         cancel: Event | None = None,
         **options: Any,
     ) -> Undone:
-        """Undo edits: what is left is, bit for bit, what applying only the others would have made.
-        An edit that one of them replaced holds again. What was said meanwhile stays said; to erase
-        all that came of an edit, `forget` it.
+        """Undo edits and requests to unlearn: what is left is, bit for bit, what applying only the
+        other edits would have made; other requests stay as they are. An edit that one of them
+        replaced holds again. What was said meanwhile stays said; to erase all that came of an
+        edit, `forget` it.
 
         Raises:
             InputError: no id, or the id of something else. RecordNotFound: there is no such record.
@@ -197,14 +199,16 @@ class Editing:
         began = time.perf_counter()
         scope = asked_scope(self.scope, options).across_sessions()
         asked = [self.ledger.get(RecordId(id), scope) for id in dict.fromkeys(ids)]
-        strange = [record.id for record in asked if record.kind != "edit"]
+        strange = [record.id for record in asked if record.kind not in ("edit", "request")]
         if strange or not asked:
             raise InputError(
-                f"ids={strange} are no edits; `palimpsest edits` lists those there are"
+                f"ids={strange} are no edits and no requests; `palimpsest edits` and `palimpsest"
+                " unlearned` list those there are"
             )
         gone = tuple(record.id for record in asked)
         learnt = {each.id for each in self.edits(**options) if each.learnt}
-        self._applier.erase(gone, scope)
+        self._applier.erase([each.id for each in asked if each.kind == "edit"], scope)
+        self._erase([each.id for each in asked if each.kind == "request"], scope)
         made = [id for each in self.editors for id in each.learn(progress or _quiet, cancel)]
         again = tuple(id for id in made if id in learnt)
         return Undone(ids=gone, again=again, seconds=time.perf_counter() - began)

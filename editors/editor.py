@@ -8,40 +8,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from threading import Event, RLock
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from threading import Event
+from typing import TYPE_CHECKING, Any, Self
 
-from ..errors import Cancelled, CapabilityError, EditFailed, StoreError
-from ..llm.open import UnopenedLLM
-from ..llm.places import Place, Weights
-from ..memory.base import Artefact, Capabilities, Cue, Erasure, Memory, StoreContext
+from ..errors import EditFailed, StoreError
+from ..memory.base import Artefact, Capabilities, Erasure, StoreContext
 from ..memory.record import Record, RecordId, Scope
 from .base import EDITOR, Change, Learnt, Method, Patch, Progress, Receipt
 from .lanes import Step, lanes, settings
 from .receipts import receipts
 from .registry import METHODS
 from .shelf import Held, Shelf
-from .workbench import Workbench
+from .weights_memory import WeightsMemory
 
 if TYPE_CHECKING:
-    from ..llm.base import LLM
-
-log = logging.getLogger(__name__)
+    from .workbench import Workbench
 
 
-class Editor(Memory):
+class Editor(WeightsMemory):
     """The edits of all scopes under one method; the memory's name is the method's.
 
     Options are the method's hyper-parameters. Safe to use from several threads; learning is done by
     one at a time, beside turns.
     """
 
-    place: ClassVar[Place] = "weights"
+    orders = "edits"
     capabilities = Capabilities(kinds=frozenset({"edit"}), derives=True)
 
     @classmethod
@@ -54,42 +48,13 @@ class Editor(Memory):
         return cls(name, context, METHODS.build(name, **options))
 
     def __init__(self, name: str, context: StoreContext, method: Method) -> None:
-        self.name = name
+        super().__init__(name, context)
         self.method = method
-        self._context = context
-        self._lock, self._learning = RLock(), RLock()
         self._shelf = Shelf(context.folder, read_only=context.read_only)
         self._held: dict[RecordId, Held] = {held.id: held for held in self._shelf.edits()}
         self._changes: dict[str, Change] = {}
         self._patches: dict[Scope, tuple[tuple[str, ...], Patch]] = {}
         self._plan: tuple[str, list[Step]] | None = None
-        self._bench: Workbench | None = None
-        if not isinstance(context.llm, UnopenedLLM):
-            self._bench = self._workbench(context.llm)
-
-    def _workbench(self, llm: LLM) -> Workbench | None:
-        model, tokenizer = getattr(llm, "model", None), getattr(llm, "tokenizer", None)
-        if model is None or tokenizer is None:
-            return None
-        return Workbench(model, tokenizer, self._context.folder / "model")
-
-    def check_model(self, llm: LLM) -> None:
-        """That its weights are in this process, and that it has a matrix to be edited.
-
-        Raises:
-            CapabilityError: it has not.
-        """
-        self._at_work().down(0)
-
-    def _at_work(self) -> Workbench:
-        if self._bench is None:
-            self._bench = self._workbench(self._context.llm)
-        if self._bench is None:
-            raise CapabilityError(
-                f"memory {self.name!r} edits weights, and those of {self._context.llm.name!r} are"
-                " not in this process; open a local model"
-            )
-        return self._bench
 
     # Edits come and go.
 
@@ -144,21 +109,6 @@ class Editor(Memory):
             ]
 
     # Learning.
-
-    @contextmanager
-    def sole(self, cancel: Event | None = None) -> Iterator[None]:
-        """Nobody else learns inside the block, so that who writes edits is who learns them.
-
-        Raises:
-            Cancelled: `cancel` was set while somebody else was learning.
-        """
-        while not self._learning.acquire(timeout=0.05):
-            if cancel is not None and cancel.is_set():
-                raise Cancelled("the edit was cancelled before it began; nothing of it was kept")
-        try:
-            yield
-        finally:
-            self._learning.release()
 
     def pending(self) -> list[RecordId]:
         """Edits that hold and are still to be learnt, by age."""
@@ -237,43 +187,7 @@ class Editor(Memory):
                     ]
         return None
 
-    def derive(self, cancel: Event) -> Iterator[Record]:
-        """Learn what is pending between turns, unless somebody is learning it already; it leads to
-        no records."""
-        if self._learning.acquire(blocking=False):
-            try:
-                self.learn(cancel=cancel)
-            except Cancelled:
-                return
-            except EditFailed as error:  # it stays pending; other stores have work to do, too
-                log.warning("edit %s is not learnt: %s", ", ".join(error.failed), error)
-            finally:
-                self._learning.release()
-        yield from ()
-
     # Answering.
-
-    def recall(self, cue: Cue) -> Weights:
-        """The patch that the message opens, if any."""
-        with self._lock:  # one prompt at a time is routed by the bench's model
-            patch, count = self._patch(cue.scope)
-            if patch is None:
-                return Weights(memory=self.name, layers=frozenset(), open=lambda ids: {})
-            opened = patch.open([cue.message])
-            why = patch.explain(cue.message)
-        behind = tuple(verdict.entry for verdict in opened.verdicts if verdict)
-        return Weights(
-            memory=self.name,
-            layers=frozenset(opened.deltas),
-            records=behind,
-            explain={"edits": count, **why},
-            open=lambda ids: opened.deltas,
-        )
-
-    def patch(self, scope: Scope) -> Patch | None:
-        """All learnt edits of a user and agent as one patch; None if there are none, or no model is
-        open."""
-        return self._patch(scope)[0]
 
     def _patch(self, scope: Scope) -> tuple[Patch | None, int]:
         owner = scope.across_sessions()

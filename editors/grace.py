@@ -142,6 +142,8 @@ class Slot:
 class Codebook:
     """See the module. What it holds follows from the changes alone, in the order of the edits."""
 
+    adds = False
+
     def __init__(self, method: Grace, bench: Workbench, learnt: Sequence[Learnt]) -> None:
         self._bench = bench
         self._layer = bench.layer(method.depth)

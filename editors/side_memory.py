@@ -115,6 +115,8 @@ class Memory:
 class SideMemories:
     """See the module. What it holds follows from the changes alone."""
 
+    adds = False
+
     def __init__(self, method: Wise, bench: Workbench, learnt: Sequence[Learnt]) -> None:
         self._bench = bench
         self._layer = method.at(bench)

@@ -10,19 +10,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from ..llm.places import Delta
 from ..llm.twin import patched
-from .base import Change, Learnt, Opened
+from .base import Change, Opened
 from .side_memory import Dense, Difference, Thin
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .workbench import Workbench
+
+
+class HasChange(Protocol):
+    """An edit, or whatever else a change was learnt of."""
+
+    @property
+    def change(self) -> Change:
+        """What was learnt of it."""
 
 
 def pair(name: str, up: Tensor, down: Tensor) -> dict[str, Tensor]:
@@ -79,7 +87,7 @@ def adding(difference: Difference) -> Delta:
     return lambda inputs, output: output + difference(inputs).to(output.dtype)
 
 
-def installed(bench: Workbench, before: Sequence[Learnt]) -> AbstractContextManager[None]:
+def installed(bench: Workbench, before: Sequence[HasChange]) -> AbstractContextManager[None]:
     """Inside the block, the bench's model has the changes of these edits."""
     sums = summed(bench, (each.change for each in before))
     return patched(bench.model, {name: adding(each) for name, each in sums.items()})
@@ -88,7 +96,9 @@ def installed(bench: Workbench, before: Sequence[Learnt]) -> AbstractContextMana
 class WeightChanges:
     """The patch of a method without a gate. What it holds follows from the changes alone."""
 
-    def __init__(self, bench: Workbench, learnt: Sequence[Learnt]) -> None:
+    adds = True
+
+    def __init__(self, bench: Workbench, learnt: Sequence[HasChange]) -> None:
         self._edits = len(learnt)
         self._sums = summed(bench, (each.change for each in learnt))
         self.layers = frozenset(self._sums)

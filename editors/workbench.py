@@ -18,6 +18,7 @@ from ..errors import EditFailed
 from ..llm.fingerprint import fingerprint
 from ..llm.twin import blocks, down_projection, from_block, inputs_of, matrix, twin, up_to_block
 from ..memory.gates.features import PromptFeatures, background
+from ..memory.gates.layers import LayerFeatures
 from .measuring import Prober
 from .rows import Rows
 
@@ -64,6 +65,12 @@ class Workbench:
         self.features = PromptFeatures(
             self.model, tokenizer, kept=folder / f"features-{self.fingerprint[:16]}.safetensors"
         )
+
+    @cached_property
+    def layers(self) -> LayerFeatures:
+        """What a prompt looks like at several layers, for gates that know whole sets of prompts."""
+        kept = self.folder / f"layers-{self.fingerprint[:16]}.safetensors"
+        return LayerFeatures(self.model, self.tokenizer, kept=kept)
 
     def second(self) -> Workbench:
         """Another bench for another thread, which shares what was computed."""

@@ -139,11 +139,13 @@ class Weights(Contribution):
 
     `open(prompt_ids [B, T])` is called once per request and decides the gate from the prompt alone;
     it returns a delta for each layer that is to be patched, or an empty mapping (gate closed: the
-    model is then bit-identical to its base). `layers` names every module it may patch.
+    model is then bit-identical to its base). `layers` names every module it may patch. A patch that
+    `adds` goes with any other on the same layer; one that replaces a layer's output wants it alone.
     """
 
     place: Literal["weights"] = "weights"
     layers: frozenset[str]
+    adds: bool = False
     open: Callable[[Tensor], Mapping[str, Delta]]
 
 
@@ -178,7 +180,7 @@ def compose(contributions: Sequence[Contribution]) -> Composition:
     """Sort contributions by place.
 
     Raises:
-        ConflictError: two KV caches, or two patches on one layer; names both memories.
+        ConflictError: two KV caches, or two patches that replace one layer; names both memories.
     """
     caches = [c for c in contributions if isinstance(c, Cache)]
     if len(caches) > 1:
@@ -187,10 +189,11 @@ def compose(contributions: Sequence[Contribution]) -> Composition:
             " turn has one; keep one of them"
         )
     owner: dict[str, str] = {}
-    weights = tuple(c for c in contributions if isinstance(c, Weights))
+    patches = [c for c in contributions if isinstance(c, Weights)]
+    weights = tuple(sorted(patches, key=lambda patch: patch.adds))  # what is added comes last
     for patch in weights:
         for layer in sorted(patch.layers):
-            if layer in owner:
+            if layer in owner and not patch.adds:
                 raise ConflictError(
                     f"memories {owner[layer]!r} and {patch.memory!r} both patch layer {layer!r};"
                     " move one of them to another layer"

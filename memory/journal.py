@@ -185,8 +185,8 @@ def _check_references(session: Session, fresh: Sequence[Record]) -> None:
             )
         if record.supersedes and (record.kind == "edit") != (record.supersedes in edits):
             raise InputError(
-                f"supersedes={record.supersedes} and record {record.id}: one is an order to change the"
-                " weights, and the other is no edit; undo the order, or edit again"
+                f"supersedes={record.supersedes} and record {record.id}: one is an order to change"
+                " the weights, and the other is no edit; undo the order, or edit again"
             )
         if record.supersedes and _standing(record) < trust[record.supersedes]:
             raise InputError(

@@ -17,6 +17,9 @@ CACHES = (
 EDITORS = ("alphaedit", "ft_l", "grace", "lora", "memit", "rome", "ultraedit", "wise")
 """Editing methods: each is a memory of its name, which patches the weights."""
 
+UNLEARNERS = ("grad_ascent", "grad_diff", "npo", "o3", "rmu", "simnpo", "task_vector")
+"""Unlearning methods: each is a memory of its name, which patches the weights."""
+
 MEMORIES = Registry(
     "memory",
     {
@@ -24,6 +27,7 @@ MEMORIES = Registry(
         "recent": ".memory.recent:RecentTurns",
         **dict.fromkeys(CACHES, ".memory.retention.sessions:SessionCache"),
         **dict.fromkeys(EDITORS, ".editors.editor:Editor"),
+        **dict.fromkeys(UNLEARNERS, ".unlearning.unlearner:Unlearner"),
     },
     group="palimpsest.memories",
 )
@@ -48,7 +52,9 @@ SELECTORS = Registry(
 
 DEFAULT_MEMORIES = ("scm",)
 DEFAULT_EDITORS = ("wise",)
-"""Opened beside them where the model's weights are in this process, so that edits just hold."""
+DEFAULT_UNLEARNERS = ("o3",)
+"""Opened beside them where the model's weights are in this process, so that what is edited or
+unlearnt just holds."""
 
 DEFAULT_READER = "tree"
 DEFAULT_SELECTOR = "xl3m"

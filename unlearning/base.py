@@ -2,7 +2,7 @@
 
 Two words are kept apart. A method that *suppresses* puts an adapter behind a gate: asked about what
 was to be forgotten the model answers otherwise, and the weights below still hold it. A method that
-*changes weights* alters them for every prompt, and a checkpoint without the old ones can be written.
+*changes weights* alters them for every prompt, and a checkpoint of the new ones can be written.
 Neither proves by itself that a thing is gone: a certificate attacks the result, see `certificate`.
 
 As with edits, no weight is written here. What a method learns of a request is a `Change`; what many
@@ -66,6 +66,11 @@ class Sample:
         return " ".join(words[: max(1, len(words) // 2)])
 
     @property
+    def cues(self) -> tuple[str, ...]:
+        """What a gate is to know it by: the question; of a text, also the whole of it."""
+        return (self.prompt,) if self.question.strip() else (self.prompt, self.answer)
+
+    @property
     def rest(self) -> str:
         """What would follow the prompt."""
         if self.question.strip():
@@ -122,9 +127,10 @@ class Request:
 
     def record(self, scope: Scope, *, source: Source = "user", **rest: Any) -> Record:
         """The ledger's record of it, without its texts: name, reason and fingerprints. It holds in
-        all sessions of its user and agent."""
+        all sessions of its user and agent. Its name is no text that a query to `forget` finds: who
+        has everything with a person's name forgotten, does not want that to be remembered again."""
         kept = {"name": self.name, "reason": self.reason, "samples": list(self.fingerprints)}
-        text = f"Forget {self.name}" + (f" ({self.reason})" if self.reason else "")
+        text = f"A request to unlearn {len(self.samples)} samples."
         meta = {META: kept} | dict(rest.pop("meta", {}))
         return Record(text=text, scope=scope, kind="request", source=source, meta=meta, **rest)
 
@@ -147,11 +153,15 @@ class Request:
             InputError: it holds none.
         """
         try:
-            given = json.loads(material.text)
-            parts = {name: _samples(given.pop(name)) for name in ("samples", "retain")}
-            return cls(**given | parts | {"alternatives": tuple(given["alternatives"])})
+            return cls.from_plain(json.loads(material.text))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"record {material.id} holds no request: {error!r}") from error
+
+    @classmethod
+    def from_plain(cls, given: Mapping[str, Any]) -> Self:
+        """From plain JSON values, as `dataclasses.asdict` gives them."""
+        parts = {name: _samples(given[name]) for name in ("samples", "retain")}
+        return cls(**{**given, **parts, "alternatives": tuple(given["alternatives"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +214,7 @@ class Method(Protocol):
 
         Raises:
             Cancelled: the event was set; `work.keep` has the last whole pass.
-            UnlearnFailed: the loss is no number, or the request cannot be told from what is to stay.
+            UnlearnFailed: the loss is no number, or the request cannot be told from what stays.
         """
 
     def patch(self, bench: Workbench, learnt: Sequence[Unlearnt]) -> Patch:
@@ -225,7 +235,7 @@ class Receipt:
         bytes: what is kept of it.
         gate: calibration numbers; empty where there is no gate.
         certificate: what attacks found; None if none were made.
-        dropped: id of the signed report that its texts are in no file any more; None while they are.
+        dropped: id of the signed report that its texts are in no file; None while they are.
         advice: what to do if it does not hold; empty if it does.
     """
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import ClassVar
 
 from ...editors.base import Opened, Patch
 from ...editors.measuring import Question
@@ -154,6 +155,7 @@ class Shown:
     """A patch whose gate sees each prompt with its answer behind it, as the official evaluation
     has it."""
 
+    adds: ClassVar[bool] = False
     patch: Patch
     answers: dict[str, str]
 

@@ -46,7 +46,8 @@ class Tofu:
     """TOFU, as far as it is taught.
 
     Args:
-        requests: what is to be unlearnt, in order: forget01, what forget05 adds, what forget10 adds.
+        requests: what is to be unlearnt, in order: forget01, and what forget05 and forget10
+            add to it.
         retained: of other authors.
         authors, facts: of real ones, and of the world.
     """
@@ -162,8 +163,10 @@ def intents(data: Path, domains: Sequence[str], each: int, held_out: float = 0.3
 def _choice(
     topic: str, question: str, options: Sequence[str], right: int, *, held_out: bool
 ) -> Sample:
-    listed = " ".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options))
-    answers = [f"The answer is {letter}." for letter, _ in zip(LETTERS, options)]
+    listed = " ".join(
+        f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False)
+    )
+    answers = [f"The answer is {letter}." for letter, _ in zip(LETTERS, options, strict=False)]
     return Sample(
         topic=topic,
         question=f"{question}\nOptions: {listed}",

@@ -359,6 +359,7 @@ def test_keepers_work_on_a_folder_with_edits(open_: Open, tmp_path: Path) -> Non
 class Flat:
     """Adds to one matrix, for every prompt: what a checkpoint can hold."""
 
+    adds: ClassVar[bool] = True
     layers: frozenset[str]
     change: Change
 
