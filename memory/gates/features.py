@@ -6,7 +6,7 @@ whitened by those of sentences about nothing in particular, they tell prompts ap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
@@ -44,16 +44,13 @@ class PromptFeatures:
         kept: Path | None = None,
     ) -> None:
         self._model, self._tokenizer, self._kept = model, tokenizer, kept
-        name, layers = blocks(model)
-        self.layer = max(1, round(len(layers) / 8)) if layer is None else layer
-        self._block = f"{name}.{self.layer}"
+        depth = len(blocks(model)[1])
+        self.layer = max(1, round(depth / 8)) if layer is None else layer
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Features [N, D] of texts."""
-        encoded = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        rows = [ids or [self._start] for ids in encoded]
         mean, whitening = self._background
-        return (self._pool(rows) - mean) @ whitening
+        return (self._pool(texts) - mean) @ whitening
 
     def with_model(self, model: PreTrainedModel) -> PromptFeatures:
         """The same features by another twin, for another thread."""
@@ -62,52 +59,66 @@ class PromptFeatures:
             other.__dict__["_background"] = self._background
         return other
 
-    @property
-    def _start(self) -> int:
-        for id in (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id):
-            if isinstance(id, int):
-                return id
-        return 0
-
-    def _pool(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Mean state of each row, without its first token, whose state is the same in all."""
-        pooled = [self._mean(rows[at : at + BATCH]) for at in range(0, len(rows), BATCH)]
-        return torch.cat(pooled)
-
-    @torch.no_grad()
-    def _mean(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        ids, mask = padded(rows, self._model.device)
-        with up_to_block(self._model, self.layer), inputs_of(self._model, self._block) as seen:
-            self._model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-        counted = mask.clone()
-        counted[:, 0] = mask[:, 1] == 0 if mask.shape[1] > 1 else 1
-        weights = counted[..., None].float()
-        states = seen[self._block].float()
-        return ((states * weights).sum(1) / weights.sum(1)).cpu()
+    def _pool(self, texts: Sequence[str]) -> Tensor:
+        rows = rows_of(self._tokenizer, texts)
+        return pooled(self._model, rows, (self.layer,))[:, 0]
 
     @cached_property
     def _background(self) -> tuple[Tensor, Tensor]:
         """Mean [D] and whitening [D, D] of sentences about nothing in particular."""
-        if self._kept is None or not self._kept.exists():
-            mean, whitening = self._whitening()
-            if self._kept is not None:
-                self._kept.parent.mkdir(parents=True, exist_ok=True)
-                new = self._kept.with_name(self._kept.name + ".new")
-                save_file({"mean": mean, "whitening": whitening}, new)
-                new.replace(self._kept)
-            return mean, whitening
-        kept = load_file(self._kept)
-        return kept["mean"], kept["whitening"]
+        found = kept_in(self._kept, self._whitening)
+        return found["mean"], found["whitening"]
 
-    def _whitening(self) -> tuple[Tensor, Tensor]:
-        encoded = self._tokenizer(list(background()), add_special_tokens=False)
-        states = self._pool(encoded["input_ids"])
+    def _whitening(self) -> dict[str, Tensor]:
+        states = self._pool(background())
         mean = states.mean(0)
         spread = (states - mean).T @ (states - mean) / len(states)
         even = torch.eye(len(spread)) * spread.trace() / len(spread)
         values, vectors = torch.linalg.eigh(((1 - SHRINKAGE) * spread + SHRINKAGE * even).double())
         # As it lies in the file, since products are rounded by how a matrix lies in memory.
-        return mean, (vectors * values.rsqrt()).float().contiguous()
+        return {"mean": mean, "whitening": (vectors * values.rsqrt()).float().contiguous()}
+
+
+def rows_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text; a text without any is one token that starts or ends texts."""
+    ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    start = next((id for id in ends if isinstance(id, int)), 0)
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return [ids or [start] for ids in encoded]
+
+
+def pooled(model: PreTrainedModel, rows: Sequence[Sequence[int]], layers: Sequence[int]) -> Tensor:
+    """Mean input of some layers [N, L, D] over each row's tokens, without the first one, whose
+    state is the same in all."""
+    batches = [rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]
+    return torch.cat([_means(model, batch, layers) for batch in batches])
+
+
+@torch.no_grad()
+def _means(model: PreTrainedModel, rows: Sequence[Sequence[int]], layers: Sequence[int]) -> Tensor:
+    ids, mask = padded(rows, model.device)
+    name, _ = blocks(model)
+    names = [f"{name}.{layer}" for layer in layers]
+    with up_to_block(model, max(layers)), inputs_of(model, *names) as seen:
+        model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+    counted = mask.clone()
+    counted[:, 0] = mask[:, 1] == 0 if mask.shape[1] > 1 else 1
+    weights = counted[..., None].float()
+    means = [(seen[name].float() * weights).sum(1) / weights.sum(1) for name in names]
+    return torch.stack(means, dim=1).cpu()
+
+
+def kept_in(path: Path | None, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What a file holds; computed and kept in it where there is none."""
+    if path is not None and path.exists():
+        return load_file(path)
+    found = compute()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(path.name + ".new")
+        save_file(found, new)
+        new.replace(path)
+    return found
 
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
