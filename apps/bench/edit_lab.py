@@ -13,8 +13,9 @@ from ...editors.editor import Editor
 from ...editors.workbench import Workbench
 from ...errors import CapabilityError
 from ...llm.local import LocalLLM
-from .edit_measures import Judge, Points
+from .edit_measures import Judge
 from .edit_systems import MERGED, NOTHING, REMEMBERED, Editing, Nothing, Remembering, System
+from .points import Points
 
 if TYPE_CHECKING:
     from .setting import Setting

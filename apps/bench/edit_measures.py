@@ -7,17 +7,14 @@ are the same as before. All after the last edit.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...editors.measuring import Question
-from ...memory.record import now
 from .edit_material import Fact, Window
 from .edit_systems import Applied, System
+from .points import Points
 
 if TYPE_CHECKING:
     from ...editors.workbench import Workbench
@@ -128,47 +125,6 @@ def _routed(applied: Applied, questions: Sequence[Question]) -> list[bool]:
     ]
 
 
-class Points:
-    """What was measured so far, one line of JSON each, so that a run that breaks off keeps it and
-    the next one with the same settings goes on from there.
-
-    Args:
-        path: the file; None keeps nothing.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._known: dict[str, dict[str, Any]] = {}
-        self.resumed = 0
-        if path is not None and path.is_file():
-            lines = map(_line, path.read_text(encoding="utf-8").splitlines())
-            self._known = {line["key"]: line for line in lines if line}
-
-    def get(self, about: Mapping[str, Any], measure: Callable[[], Scores]) -> Scores:
-        """The scores under these settings: as they were kept, or measured now."""
-        text = json.dumps(about, sort_keys=True, ensure_ascii=False)
-        key = hashlib.sha256(text.encode()).hexdigest()[:20]
-        if (known := self._known.get(key)) is not None:
-            self.resumed += 1
-            return Scores(**known["scores"])
-        scores = measure()
-        if self._path is not None:
-            line = {"key": key, "at": now().isoformat(), **about, "scores": asdict(scores)}
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        return scores
-
-
-def _line(text: str) -> dict[str, Any]:
-    """One line; nothing where the run broke off within it."""
-    try:
-        line: dict[str, Any] = json.loads(text)
-    except ValueError:
-        return {}
-    return line
-
-
 def sequential(
     system: System,
     windows: Mapping[int, Sequence[Window]],
@@ -196,10 +152,12 @@ def sequential(
             }
             yield (
                 size,
-                points.get(
-                    settings,
-                    lambda some=some: Scores.together(  # type: ignore[misc]
-                        [score(window.facts, take(window)) for window in some]
-                    ),
+                Scores(
+                    **points.get(
+                        settings,
+                        lambda some=some: asdict(  # type: ignore[misc]
+                            Scores.together([score(window.facts, take(window)) for window in some])
+                        ),
+                    )
                 ),
             )

@@ -160,6 +160,22 @@ def intents(data: Path, domains: Sequence[str], each: int, held_out: float = 0.3
     return samples
 
 
+def general(data: Path, most: int) -> list[Sample]:
+    """Questions of MMLU, of all its subjects: what no request is about."""
+    records = list(_records(data / "mmlu" / "mmlu_test_subset.jsonl.gz"))
+    step = max(1, len(records) // most)
+    return [
+        _choice(
+            "MMLU",
+            f"Question: {record['question']}",
+            record["choices"],
+            record["answer"],
+            held_out=True,
+        )
+        for record in records[::step][:most]
+    ]
+
+
 def _choice(
     topic: str, question: str, options: Sequence[str], right: int, *, held_out: bool
 ) -> Sample:

@@ -15,11 +15,12 @@ from palimpsest.apps.bench.edit import PARTS, edit, everything
 from palimpsest.apps.bench.edit_gates import Shown, gates, protocols
 from palimpsest.apps.bench.edit_lab import Laboratory, Plan
 from palimpsest.apps.bench.edit_material import Fact, facts, texts, windows
-from palimpsest.apps.bench.edit_measures import Judge, Points, Scores, same, says
+from palimpsest.apps.bench.edit_measures import Judge, Scores, same, says
 from palimpsest.apps.bench.edit_speed import speed
 from palimpsest.apps.bench.edit_systems import NOTHING, REMEMBERED, Applied, Remembering
 from palimpsest.apps.bench.edit_texts import temporal
 from palimpsest.apps.bench.metrics import Estimate
+from palimpsest.apps.bench.points import Points
 from palimpsest.apps.bench.setting import Setting
 from palimpsest.editors.base import Opened
 from palimpsest.editors.registry import METHODS
@@ -107,9 +108,9 @@ def test_a_run_goes_on_from_what_an_earlier_one_kept(tmp_path: Path) -> None:
     path = tmp_path / "points.jsonl"
     measured: list[str] = []
 
-    def measure(name: str) -> Scores:
+    def measure(name: str) -> dict[str, object]:
         measured.append(name)
-        return Scores(rel=[0.5], nbytes=3.0)
+        return {"rel": [0.5], "nbytes": 3.0}
 
     first = Points(path).get({"system": "a"}, lambda: measure("a"))
     with path.open("a") as file:
