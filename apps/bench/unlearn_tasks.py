@@ -83,4 +83,4 @@ def _request(
     own = [s for s in samples if s.topic == topics[at] and not s.held_out]
     kept = [s for s in samples if s.topic not in topics and not s.held_out]
     made = request(topics[at], own, spread(kept, plan.retain) if asks else ())
-    return type(made)(name=made.name, samples=told(own), retain=made.retain, alternatives=LABELS)
+    return replace(made, alternatives=LABELS)

@@ -15,7 +15,7 @@ from palimpsest.apps.bench.edit import PARTS, edit, everything
 from palimpsest.apps.bench.edit_gates import Shown, gates, protocols
 from palimpsest.apps.bench.edit_lab import Laboratory, Plan
 from palimpsest.apps.bench.edit_material import Fact, facts, texts, windows
-from palimpsest.apps.bench.edit_measures import Judge, Scores, same, says
+from palimpsest.apps.bench.edit_measures import Judge, same, says
 from palimpsest.apps.bench.edit_speed import speed
 from palimpsest.apps.bench.edit_systems import NOTHING, REMEMBERED, Applied, Remembering
 from palimpsest.apps.bench.edit_texts import temporal

@@ -26,6 +26,7 @@ from torch import Tensor
 from ...editors.rules import least, obey, positive, share
 from ...errors import UnlearnFailed
 from ...memory.gates.base import Entry
+from ...memory.gates.scorers.registry import SCORERS
 from ...memory.gates.sets import SetGate, SetState
 from ...memory.record import RecordId
 from ..base import Change, Means, Request, Unlearnt, Work
@@ -59,7 +60,7 @@ class O3:
         previous: "all" earlier requests, or only the "last", as the paper's text has it.
         shared: one LoRA that every request goes on with, as the official code has it.
         scorer: of the gate; see `memory.gates.scorers`.
-        weighting: "sigmoid" of the distance to the threshold, or the paper's "mixture".
+        weighting: "soft", a sigmoid of the distance to the threshold; or the paper's "mixture".
     """
 
     name: ClassVar[str] = "o3"
@@ -77,14 +78,14 @@ class O3:
     previous: Literal["all", "last"] = "all"
     shared: bool = False
     scorer: str = "fused"
-    weighting: Literal["sigmoid", "mixture"] = "sigmoid"
+    weighting: Literal["soft", "mixture"] = "soft"
 
     def __post_init__(self) -> None:
         obey(
             self,
             share(self, "depth"),
             ("previous", self.previous in ("all", "last"), "all or last"),
-            ("weighting", self.weighting in ("sigmoid", "mixture"), "sigmoid or mixture"),
+            ("weighting", self.weighting in ("soft", "mixture"), "soft or mixture"),
             *(positive(self, name) for name in ("rank", "alpha", "passes", "rate", "batch")),
             *(least(self, name) for name in ("orthogonality", "until", "dropout")),
         )
@@ -109,7 +110,7 @@ class O3:
             until=self.until,
         )
         curve = study.run(student, work, request.seed)
-        gate = {f"{GATE}{name}": tensor for name, tensor in state.tensors.items()}
+        gate = {f"{GATE}{name}": tensor for name, tensor in state.learnt.items()}
         return Change(
             tensors=student.tensors() | gate,
             numbers=dict(state.numbers) | {"alignment": alignment(downs_of(student), earlier)},
@@ -125,7 +126,7 @@ class O3:
         return GatedAdapters(bench, learnt, gate, shared=self.shared)
 
     def _gate(self, bench: Workbench) -> SetGate:
-        return SetGate(bench.layers, scorer=self.scorer, weighting=self.weighting)
+        return SetGate(bench.layers, SCORERS.build(self.scorer), weighting=self.weighting)
 
     def _recognise(self, bench: Workbench, request: Request) -> SetState:
         """Learn the request's prompts.
@@ -145,9 +146,7 @@ class O3:
                 " open for anything; narrow the request, or take a method that changes weights"
             )
         if request.retain:
-            gate.fit([entry], [state])
-            kept = gate.weights([sample.prompt for sample in request.retain])[:, 0]
-            hit = float((kept > 0).float().mean())
+            hit = gate.overlap(state, [sample.prompt for sample in request.retain])
             if hit > CLASH:
                 raise UnlearnFailed(
                     f"{hit:.0%} of what request {request.name!r} says is to be kept cannot be told"
@@ -214,7 +213,7 @@ def gate_state(change: Change) -> SetState:
         for name, tensor in change.tensors.items()
         if name.startswith(GATE)
     }
-    return SetState(tensors=tensors, numbers=dict(change.numbers))
+    return SetState(learnt=tensors, numbers=dict(change.numbers))
 
 
 def _entry(id: RecordId, prompts: Sequence[str] = ("",)) -> Entry:
