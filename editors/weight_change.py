@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -85,10 +85,18 @@ def installed(bench: Workbench, before: Sequence[Learnt]) -> AbstractContextMana
     return patched(bench.model, {name: adding(each) for name, each in sums.items()})
 
 
+class Holder(Protocol):
+    """Whatever a change was learnt of."""
+
+    @property
+    def change(self) -> Change:
+        """What was learnt."""
+
+
 class WeightChanges:
     """The patch of a method without a gate. What it holds follows from the changes alone."""
 
-    def __init__(self, bench: Workbench, learnt: Sequence[Learnt]) -> None:
+    def __init__(self, bench: Workbench, learnt: Sequence[Holder]) -> None:
         self._edits = len(learnt)
         self._sums = summed(bench, (each.change for each in learnt))
         self.layers = frozenset(self._sums)
