@@ -170,7 +170,8 @@ def retained(bench: Workbench, request: Request) -> list[Row]:
     if request.retain:
         rows = [row(bench, each.prompt, each.rest) for each in request.retain]
     else:
-        ids = [bench.prober.ids(text) for text in draw.sample(background(), min(count, len(background())))]
+        texts = background()
+        ids = [bench.prober.ids(text) for text in draw.sample(texts, min(count, len(texts)))]
         rows = [(each[:1], each[1:]) for each in ids if len(each) > 1]
     draw.shuffle(rows)
     return [rows[at % len(rows)] for at in range(count)]

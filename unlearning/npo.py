@@ -14,11 +14,11 @@ from .student import Student
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Npo(Contrast):
-    """L = -gamma (2 / beta) mean log sigmoid(beta (NLL(x_f) - NLL_ref(x_f))) + retain mean NLL(x_r).
+    """L = -gamma (2 / beta) mean log sigmoid(beta (NLL(x_f) - NLL_ref(x_f))) + retain L_r.
 
-    The first two NLL are sums over an answer's tokens (equation 3). The reference is the model as
-    it was before this request, earlier ones in place. What is forgotten already pulls no more, so
-    no limit is needed. See `Contrast` for the other settings.
+    L_r = mean NLL(x_r). The first two NLL are sums over an answer's tokens (equation 3). The
+    reference is the model as it was before this request, earlier ones in place. What is forgotten
+    already pulls no more, so no limit is needed. See `Contrast` for the other settings.
 
     Args:
         beta: 0 would be gradient ascent; the higher, the sooner the pull ends.

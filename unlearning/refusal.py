@@ -43,9 +43,7 @@ class RefusalPatch:
 
     layers: frozenset[str] = frozenset()
 
-    def __init__(
-        self, gate: Gate, entries: Sequence[Entry], names: Mapping[RecordId, str]
-    ) -> None:
+    def __init__(self, gate: Gate, entries: Sequence[Entry], names: Mapping[RecordId, str]) -> None:
         self._gate, self._entries, self._names = gate, tuple(entries), dict(names)
 
     def note(self, prompts: Sequence[str]) -> str | None:

@@ -154,7 +154,9 @@ class ExpertStudent(Student):
         parameter."""
         own = frozenset(self._mixture.stacks(self.model))
         keys = [f"{name}/{self._index if name in own else 'whole'}" for name in self._now]
-        return {key: kept(self._part(self._now, key) - self._part(self._first, key)) for key in keys}
+        return {
+            key: kept(self._part(self._now, key) - self._part(self._first, key)) for key in keys
+        }
 
     def routes(self, lesson: Lesson) -> Tensor:
         """[K, E]: g(x) at each token of a batch."""

@@ -16,7 +16,7 @@ import pytest
 import torch
 from palimpsest.editors.rows import Rows
 from palimpsest.editors.workbench import Workbench
-from palimpsest.errors import CapabilityError, Cancelled, ConfigError, UnlearnFailed
+from palimpsest.errors import Cancelled, CapabilityError, ConfigError, UnlearnFailed
 from palimpsest.llm.local import LocalLLM
 from palimpsest.llm.twin import matrix, patched
 from palimpsest.memory.record import RecordId
@@ -54,6 +54,8 @@ class Row:
         attaches: its patch changes layers for a turn.
         merges: a checkpoint can hold it.
         experts: it needs a mixture of experts.
+        ascends: its loss is about the answers. One about states leaves open what a random model
+            makes of them.
         bad: a setting that it has to refuse.
     """
 
@@ -62,6 +64,7 @@ class Row:
     attaches: bool = True
     merges: bool = True
     experts: bool = False
+    ascends: bool = True
     bad: Mapping[str, Any] = field(default_factory=lambda: {"rate": 0.0})
 
 
@@ -71,7 +74,7 @@ ROWS = {
     "grad_diff": Row(FAST),
     "npo": Row(FAST),
     "refusal": Row(trains=False, attaches=False, merges=False, bad={"strict": 2.0}),
-    "rmu": Row({**FAST, "depth": 0.0, "layer": 0.3}, bad={"layer": 0.1}),
+    "rmu": Row({**FAST, "depth": 0.0, "layer": 0.3}, ascends=False, bad={"layer": 0.1}),
     "simnpo": Row({**FAST, "gamma": 1.0}),
     "task_vector": Row(FAST),
     "uoe": Row({**FAST, "loss": "grad_ascent"}, attaches=False, experts=True),
@@ -134,7 +137,8 @@ def test_the_answers_become_less_likely_and_the_model_stays_as_it_was(
     before = rows(bench, ILSE).logits(bench.model)
     nll = likelihood(bench, None, ILSE)
     patch = method.patch(bench, learnt_by(method, bench, ILSE))
-    assert likelihood(bench, patch, ILSE) > nll + 0.05
+    moved = likelihood(bench, patch, ILSE)
+    assert moved > nll + 0.05 if ROWS[name].ascends else moved != nll
     assert torch.equal(before, rows(bench, ILSE).logits(bench.model))
     assert all(map(torch.equal, weights, bench.model.parameters()))
 
@@ -256,9 +260,7 @@ def test_ascent_ends_at_its_limit(bench_for: Benches) -> None:
     reached = []
     for limit in (6.5, 1e9):
         method = built("grad_ascent", limit=limit, passes=12)
-        reached.append(
-            likelihood(bench, method.patch(bench, learnt_by(method, bench, ILSE)), ILSE)
-        )
+        reached.append(likelihood(bench, method.patch(bench, learnt_by(method, bench, ILSE)), ILSE))
     assert 6 < reached[0] < 12 < reached[1]
 
 
