@@ -47,6 +47,10 @@ PART = 0.6
 ODD = 2.0
 """Spreads below the middle at which a prompt is odd; see `calibrated`."""
 
+WIDEST = 8
+"""Spreads from what is to stay closed to the middle, at most: paraphrases vary more than questions
+that were all asked in one way."""
+
 NORMAL = 1.4826
 """Standard deviations of a Gaussian in the median of its absolute deviations."""
 
@@ -170,9 +174,7 @@ class SetGate:
     def weights(self, prompts: Sequence[str]) -> Tensor:
         """[N, E]: how far each prompt opens each entry, exactly 0 where it does not."""
         scores = self.score(prompts)
-        columns = [
-            self._weight(state, scores[:, at]) for at, state in enumerate(self._states)
-        ]
+        columns = [self._weight(state, scores[:, at]) for at, state in enumerate(self._states)]
         return torch.stack(columns, dim=1) if columns else scores
 
     def explain(self, prompt: str, k: int = 3) -> list[Verdict]:
@@ -250,6 +252,7 @@ def calibrated(
     else:
         # A few odd prompts must not open the gate for all: asked again, they are known anyway.
         spread = min(float(own.std()), float((own - middle).abs().median()) * NORMAL)
+        spread = max(spread, (middle - closed) / WIDEST)
         least = max(float(own.quantile(alpha)), middle - ODD * spread)
         least = min(least, float(seen.quantile(alpha)))
     temperature = max(spread, 1e-3) / SHARPNESS
