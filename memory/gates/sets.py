@@ -129,7 +129,7 @@ class SetGate:
         """Hold these entries and no others.
 
         Args:
-            states: what `learn` made of each of them, where that is kept; their prompts may be gone.
+            states: what `learn` made of each of them, where that is kept; prompts may be gone.
         """
         found = [self.learn(entry) for entry in entries] if states is None else states
         if len(found) != len(entries):

@@ -1,10 +1,10 @@
 """O3's tuning of the features, on the model's own states (Gao et al. 2025, arXiv 2407.10223).
 
-The paper tunes a RoBERTa by LoRA; here a LoRA on a twin of the model is tuned. A prompt with 15 % of
-its tokens masked is to be told from the others: Delta_l(i, j) = softmax_j f_l(x*_i) . f_key_l(x_j),
-the key being the model without LoRA, and the loss is the entropy of Delta over all layers (equation
-7), plus the likelihood of the masked tokens (equation 8). Nothing in it says that j = i is right;
-`objective="infonce"` does.
+The paper tunes a RoBERTa by LoRA; here a LoRA on a twin of the model is tuned. A prompt with 15 %
+of its tokens masked is to be told from the others: with the key being the model without LoRA,
+Delta_l(i, j) = softmax_j f_l(x*_i) . f_key_l(x_j), and the loss is the entropy of Delta over all
+layers (equation 7), plus the likelihood of the masked tokens (equation 8). Nothing in it says that
+j = i is right; `objective="infonce"` does.
 """
 
 from __future__ import annotations
