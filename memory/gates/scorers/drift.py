@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import normalize, softplus
 
 from .clusters import centres
-from .gaussian import TINY, distance, learn
+from .gaussian import TINY, distance, learn, spectrum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,8 +49,8 @@ class Adapting:
     def begin(self, kinds: Sequence[Tensor], background: Tensor) -> dict[str, Tensor]:
         """A state without training: leading directions of [N, L, D] of all kinds of prompts."""
         points = torch.cat([_flat(part) for part in (*kinds, background)])
-        _, _, leading = torch.pca_lowrank(points, q=min(self.width, *points.shape), niter=4)
-        projection = leading.T.contiguous()
+        _, leading = spectrum(points - points.mean(0))
+        projection = leading[: self.width].clone()
         inside = torch.cat([_flat(part) for part in kinds]) @ projection.T
         return {
             "projection": projection,

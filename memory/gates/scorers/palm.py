@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from ....errors import ConfigError
 from .base import State
 from .clusters import centres
-from .gaussian import distance, learn
+from .gaussian import distance, learn, spectrum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,8 +88,8 @@ class Palm:
         """[P, D], which starts at the leading directions of all prompts."""
         every = torch.cat([own, other])
         classes = torch.cat([torch.zeros(len(own)), torch.ones(len(other))])
-        _, _, leading = torch.pca_lowrank(every, q=min(self.width, *every.shape), niter=4)
-        weight = leading.T.contiguous().requires_grad_()
+        _, leading = spectrum(every - every.mean(0))
+        weight = leading[: self.width].clone().requires_grad_()
         with torch.no_grad():
             points = [normalize(part @ weight.T, dim=-1) for part in (own, other)]
             pairs = [centres(part, self.prototypes)[0] for part in points]
