@@ -13,6 +13,7 @@ BENCHES = Registry(
         "formats": ".apps.bench.formats:formats",
         "kernels": ".apps.bench.kernels:kernels",
         "needles": ".apps.bench.needles:needles",
+        "ood": ".apps.bench.ood:ood",
         "poison": ".apps.bench.poison:poison",
         "recall": ".apps.bench.recall:recall",
         "scm": ".apps.bench.scm:scm",

@@ -47,6 +47,10 @@ PART = 0.6
 ODD = 2.0
 """Spreads below the middle at which a prompt is odd; see `calibrated`."""
 
+WIDEST = 8
+"""Spreads from what is to stay closed to the middle, at most: paraphrases vary more than questions
+that were all asked in one way."""
+
 NORMAL = 1.4826
 """Standard deviations of a Gaussian in the median of its absolute deviations."""
 
@@ -125,7 +129,7 @@ class SetGate:
         """Hold these entries and no others.
 
         Args:
-            states: what `learn` made of each of them, where that is kept; their prompts may be gone.
+            states: what `learn` made of each of them, where that is kept; prompts may be gone.
         """
         found = [self.learn(entry) for entry in entries] if states is None else states
         if len(found) != len(entries):
@@ -248,6 +252,7 @@ def calibrated(
     else:
         # A few odd prompts must not open the gate for all: asked again, they are known anyway.
         spread = min(float(own.std()), float((own - middle).abs().median()) * NORMAL)
+        spread = max(spread, (middle - closed) / WIDEST)
         least = max(float(own.quantile(alpha)), middle - ODD * spread)
         least = min(least, float(seen.quantile(alpha)))
     temperature = max(spread, 1e-3) / SHARPNESS
