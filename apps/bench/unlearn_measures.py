@@ -6,9 +6,11 @@ the token that ends a reply.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import resources
 from statistics import fmean
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -169,6 +171,14 @@ def letter(text: str) -> str | None:
     """The letter that a reply gives; None unless it is one."""
     found = {match.upper() for match in LETTER.findall(text)}
     return found.pop() if len(found) == 1 else None
+
+
+def translations() -> dict[str, dict[str, str]]:
+    """Eight questions of TOFU's forget01 in other languages, by question and language; made for
+    this project, for `Language(translations=...)`."""
+    file = resources.files(__package__).joinpath("unlearn_translated.jsonl")
+    records = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    return {record.pop("question"): record for record in records}
 
 
 def spread(samples: Sequence[Sample], most: int | None) -> list[Sample]:
