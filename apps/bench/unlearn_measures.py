@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ...editors.workbench import Workbench
     from .unlearn_material import Sample
 
-LETTER = re.compile(r"\banswer is:? \(?([A-E])\b", re.IGNORECASE)
+LETTER = re.compile(r"\b(?i:answer is):? (?:\(([A-Ea-e])\)|([A-E])\b)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +169,7 @@ def accuracy(
 
 def letter(text: str) -> str | None:
     """The letter that a reply gives; None unless it is one."""
-    found = {match.upper() for match in LETTER.findall(text)}
+    found = {(bracketed or bare).upper() for bracketed, bare in LETTER.findall(text)}
     return found.pop() if len(found) == 1 else None
 
 
