@@ -88,6 +88,6 @@ def rounded(weight: Tensor, bits: int, group: int) -> Tensor:
     rows, wide = weight.shape
     size = group if wide % group == 0 else wide
     parts = weight.float().reshape(rows, wide // size, size)
-    steps = 2 ** (bits - 1) - 1
+    steps = (1 << (bits - 1)) - 1
     scale = parts.abs().amax(-1, keepdim=True).clamp(min=1e-12) / steps
     return ((parts / scale).round() * scale).reshape(rows, wide).to(weight.dtype)
