@@ -320,11 +320,12 @@ class Unlearning:
         thorough: bool = False,
         **how: Any,
     ) -> Receipt:
-        from ..unlearning.certificate import backflow
+        from ..unlearning.attacks.backflow import Backflow
+        from ..unlearning.attacks.registry import DEFAULT
 
-        returns = backflow(request.samples, lambda question: self._recalled(question, scope))
+        memories = Backflow(recalled=lambda question: self._recalled(question, scope))
         given = {name: value for name, value in how.items() if value is not None}
-        return chosen.certify(id, request, thorough=thorough, extra=(returns,), **given)
+        return chosen.certify(id, request, attacks=(*DEFAULT, memories), thorough=thorough, **given)
 
     def _recalled(self, question: str, scope: Scope) -> list[str]:
         """Texts that the memories would put before the model."""

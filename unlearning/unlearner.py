@@ -209,7 +209,7 @@ class Unlearner(WeightsMemory):
             held, change = self._known(id)
             noted = self._shelf.receipt(id) or {}
         certificate = noted.get("certificate")
-        made = Certificate.from_json(certificate) if isinstance(certificate, dict) else None
+        made = Certificate.parse(certificate) if isinstance(certificate, dict) else None
         return Receipt(
             id=id,
             name=held.name,
@@ -223,7 +223,7 @@ class Unlearner(WeightsMemory):
             gate=dict(change.numbers),
             certificate=made,
             dropped=str(noted["dropped"]) if noted.get("dropped") else None,
-            advice=made.advice if made else "",
+            advice=" ".join(made.advice) if made else "",
         )
 
     def certify(self, id: RecordId, request: Request, **how: Any) -> Receipt:
@@ -242,7 +242,7 @@ class Unlearner(WeightsMemory):
             bench = self._at_work().second()
             patch = self.method.patch(bench, self._learnt(held.owner))
         made = certify(bench, patch, request, **how)
-        self._note(id, certificate=made.to_json())
+        self._note(id, certificate=made.plain())
         return self.receipt(id)
 
     def note_dropped(self, id: RecordId, report: str) -> None:
