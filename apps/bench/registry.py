@@ -21,6 +21,7 @@ BENCHES = Registry(
         "sort": ".apps.bench.sort:sort",
         "store": ".apps.bench.store:store",
         "stream": ".apps.bench.stream:stream",
+        "unlearn": ".apps.bench.unlearn:unlearn",
     },
     group="palimpsest.benches",
 )
