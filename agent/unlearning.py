@@ -176,7 +176,7 @@ class Unlearning:
         """All requests that hold for the user, oldest first."""
         scope = asked_scope(self.scope, options).across_sessions()
         found = [
-            self._standing(each, held.id, scope)
+            self._request(each, held.id, scope)
             for each in self.unlearners
             for held, _ in each.requests(scope)
         ]
@@ -218,8 +218,8 @@ class Unlearning:
                     if material is None
                     else material.content
                 )
-                how = {"thorough": thorough, "cancel": cancel or Event(), "progress": progress}
-                return self._certify(chosen, held.id, request, scope, **how)
+                how = {"cancel": cancel or Event(), "progress": progress}
+                return self._certify(chosen, held.id, request, scope, thorough=thorough, **how)
         raise InputError(f"{id} is no request that holds; `palimpsest unlearned` lists those")
 
     def forget_deeply(
@@ -357,7 +357,7 @@ class Unlearning:
     def _state(self, chosen: Unlearner, id: RecordId, scope: Scope) -> State:
         return next(state for held, state in chosen.requests(scope) if held.id == id)
 
-    def _standing(self, chosen: Unlearner, id: RecordId, scope: Scope) -> StandingRequest:
+    def _request(self, chosen: Unlearner, id: RecordId, scope: Scope) -> StandingRequest:
         held, state = next(each for each in chosen.requests(scope) if each[0].id == id)
         records = self.ledger.find([id], scope)
         return StandingRequest(

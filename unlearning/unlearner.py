@@ -16,12 +16,13 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Literal, Self
 
+from ..editors.base import Progress
 from ..editors.lanes import settings
 from ..editors.weights_memory import WeightsMemory
 from ..errors import StoreError, UnlearnFailed
 from ..memory.base import Artefact, Capabilities, Erasure, StoreContext
 from ..memory.record import Record, RecordId, Scope
-from .base import UNLEARNER, Change, Method, Patch, Progress, Receipt, Request, Unlearnt, Work
+from .base import UNLEARNER, Change, Method, Patch, Receipt, Request, Unlearnt, Work
 from .certificate import Certificate, certify
 from .registry import METHODS
 from .shelf import Held, Material, Shelf
