@@ -235,8 +235,8 @@ def test_a_cancelled_request_keeps_its_last_pass_and_goes_on_from_there(
     assert later == [3, 4]
     assert steps[0] == 2 * steps[-1] / FAST["passes"]
     [whole] = learnt_by(method, bench, ILSE)
-    # AdamW begins anew, so it is near what it would have been, not the same.
-    assert change.curve == pytest.approx(whole.change.curve[2:], rel=0.3, abs=0.3)
+    # AdamW begins anew, so it is not what it would have been; but it is not at the start either.
+    assert max(change.curve) < whole.change.curve[0]
 
 
 @trained
