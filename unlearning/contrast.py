@@ -11,18 +11,19 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import kl_div, logsigmoid
 
 from ..editors.rules import Rule, obey, positive, share
 from ..editors.weight_change import WeightChanges, adding, summed
 from ..errors import UnlearnFailed
 from ..llm.products import quick_products
+from ..llm.twin import from_block
 from ..memory.gates.features import background
 from .base import Change, Means, Patch, Request, Unlearnt, Work
 from .lessons import batches, row
@@ -39,11 +40,13 @@ class Step:
 
     Args:
         forget, retain: batches; None where the method has no part for what is to stay.
+        stands_in: what is retained are sentences that the request does not name.
         known: what the model made of them before this request, as the method needs it.
     """
 
     forget: Lesson
     retain: Lesson | None = None
+    stands_in: bool = False
     known: tuple[Tensor, ...] = ()
 
 
@@ -52,7 +55,8 @@ class Contrast(ABC):
     """A method that trains one LoRA per request, which then holds for every prompt.
 
     Earlier requests are in place while one is learnt, and none is learnt again. Where a request
-    names nothing to retain, sentences of novels stand in, as plain texts.
+    names nothing to retain, sentences of novels stand in, as plain texts; the model is kept as it
+    is there, for it does not know them: trained on them it would learn novels instead.
 
     Args:
         depth: the lowest layer that is adapted, as a share of the model's depth.
@@ -86,8 +90,10 @@ class Contrast(ABC):
         """What is minimised, a scalar."""
 
     def kept(self, student: Student, step: Step) -> Tensor:
-        """L_r: mean NLL(x_r)."""
+        """L_r: mean NLL(x_r); where sentences stand in, mean KL(p_ref || p) in nats per token."""
         assert step.retain is not None  # as the method asks for it
+        if step.stands_in:
+            return divergence(student, step.retain)
         return student.losses(step.retain).mean()
 
     def known(self, student: Student, step: Step, seed: int) -> tuple[Tensor, ...]:
@@ -135,14 +141,11 @@ class Contrast(ABC):
         if self.asks_for_retain:
             retain = batches(retained(bench, request), self.batch)
             steps = [
-                Step(lesson, student.read(part))
+                Step(lesson, student.read(part), stands_in=not request.retain)
                 for lesson, part in zip(lessons, retain, strict=True)
             ]
         with student.untaught(), quick_products(student.model.device):
-            return [
-                Step(step.forget, step.retain, self.known(student, step, request.seed))
-                for step in steps
-            ]
+            return [replace(step, known=self.known(student, step, request.seed)) for step in steps]
 
     def patch(self, bench: Workbench, learnt: Sequence[Unlearnt]) -> Patch:
         """The sum of the LoRAs, for every prompt; it can be merged into a checkpoint."""
@@ -175,6 +178,16 @@ def retained(bench: Workbench, request: Request) -> list[Row]:
         rows = [(each[:1], each[1:]) for each in ids if len(each) > 1]
     draw.shuffle(rows)
     return [rows[at % len(rows)] for at in range(count)]
+
+
+def divergence(student: Student, lesson: Lesson) -> Tensor:
+    """KL(p_ref || p) in nats, the mean over tokens; p_ref is the model before this request."""
+    rows, counted = lesson.rows, lesson.rows.labels[1]
+    with from_block(student.model, student.lowest, lesson.hidden):
+        with student.untaught():
+            before = rows.logits(student.model)[counted].float().log_softmax(-1)
+        now = rows.logits(student.model)[counted].float().log_softmax(-1)
+    return kl_div(now, before, log_target=True, reduction="batchmean")
 
 
 def ascent(losses: Tensor, limit: float) -> Tensor:

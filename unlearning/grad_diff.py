@@ -15,7 +15,7 @@ from .student import Student
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradDiff(Contrast):
-    """L = -gamma mean NLL(x_f) + retain mean NLL(x_r). See `Contrast` for the other settings.
+    """L = -gamma mean NLL(x_f) + retain L_r. See `Contrast` for L_r and the other settings.
 
     Args:
         gamma, retain: weights of the two parts.

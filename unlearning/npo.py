@@ -16,9 +16,9 @@ from .student import Student
 class Npo(Contrast):
     """L = -gamma (2 / beta) mean log sigmoid(beta (NLL(x_f) - NLL_ref(x_f))) + retain L_r.
 
-    L_r = mean NLL(x_r). The first two NLL are sums over an answer's tokens (equation 3). The
+    The first two NLL are sums over an answer's tokens (equation 3). The
     reference is the model as it was before this request, earlier ones in place. What is forgotten
-    already pulls no more, so no limit is needed. See `Contrast` for the other settings.
+    already pulls no more, so no limit is needed. See `Contrast` for L_r and the other settings.
 
     Args:
         beta: 0 would be gradient ascent; the higher, the sooner the pull ends.

@@ -82,9 +82,12 @@ class Rmu(Contrast):
         return mse_loss(forget, aim.expand_as(forget)) + self.retain * stay
 
     def _states(self, student: Student, lesson: Lesson) -> Tensor:
-        """[K, D], of the tokens of the answers and those before which they begin."""
+        """[K, D], of the tokens of the answers and those before which they begin; not of a text's
+        first token, whose state is a hundred times as long in many models and would outweigh all
+        others."""
         counted = lesson.rows.target.clone()
         counted[:, :-1] |= lesson.rows.target[:, 1:]
+        counted &= lesson.rows.positions > 0
         return student.states(lesson, self._at(student))[counted].float()
 
     def _at(self, student: Student) -> int:

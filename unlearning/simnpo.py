@@ -16,8 +16,8 @@ from .student import Student
 class SimNpo(Contrast):
     """L = -gamma (2 / beta) mean log sigmoid(beta (NLL(x_f) / |x_f| - delta)) + retain L_r.
 
-    L_r = mean NLL(x_r) / |x_r|. NLL is divided by how many tokens an answer has, so that long ones
-    are not forgotten first (equation 4). See `Contrast` for the other settings.
+    NLL is divided by how many tokens an answer has, so that long ones
+    are not forgotten first (equation 4). See `Contrast` for L_r and the other settings.
 
     Args:
         beta: the higher, the sooner the pull ends.
