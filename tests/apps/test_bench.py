@@ -241,6 +241,7 @@ def test_every_row_of_the_registry_leads_to_a_bench() -> None:
         "sort",
         "store",
         "stream",
+        "unlearn",
     )
     assert {name: callable(BENCHES.load(name)) for name in BENCHES} == dict.fromkeys(names, True)
 

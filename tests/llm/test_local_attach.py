@@ -209,6 +209,27 @@ def test_two_patches_on_one_layer_are_a_conflict(tiny_llm: LocalLLM) -> None:
         _replies(tiny_llm, _patch(None, memory="a"), _patch(None, memory="b"))
 
 
+def test_patches_that_add_go_with_one_that_replaces_and_come_after_it(tiny_llm: LocalLLM) -> None:
+    came: list[str] = []
+
+    def noting(name: str) -> Delta:
+        def delta(inputs: Tensor, output: Tensor) -> Tensor:
+            came.append(name)
+            return output
+
+        return delta
+
+    def given(name: str, *, adds: bool) -> Weights:
+        deltas = {LAYER: noting(name)}
+        return Weights(
+            memory=name, layers=frozenset({LAYER}), adds=adds, open=lambda prompt: deltas
+        )
+
+    added = [given(name, adds=True) for name in ("adds", "adds, too")]
+    _replies(tiny_llm, *added, given("replaces", adds=False))
+    assert came[:3] == ["replaces", "adds", "adds, too"]
+
+
 def test_a_prompt_contribution_is_the_agents_to_place(tiny_llm: LocalLLM) -> None:
     with pytest.raises(ConfigError, match=r"'scm' enters at the prompt, and the agent places"):
         _replies(tiny_llm, Prompt(memory="scm"))
