@@ -24,6 +24,7 @@ from pathlib import Path
 from ...unlearning.registry import METHODS
 from .harness import Table
 from .setting import Setting
+from .unlearn_attacks import attacks
 from .unlearn_continual import continual
 from .unlearn_cost import cost
 from .unlearn_lab import Laboratory, Plan
@@ -34,6 +35,7 @@ from .unlearn_tasks import tasks
 PARTS: dict[str, Callable[[Laboratory, Plan], Iterator[Table]]] = {
     "continual": continual,
     "rollback": rollback,
+    "attacks": attacks,
     "styles": styles,
     "tasks": tasks,
     "cost": cost,
