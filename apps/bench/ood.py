@@ -49,23 +49,36 @@ SPECS = (
     "o3:sign=fixed,shrinkage=0.5",
 )
 TUNED = (DEFAULT, "knn", "o3", "o3:sign=fixed,shrinkage=0.5")
+SHARES = (0.03, 0.13, 0.34, 0.6, 0.86, 1.0)
+"""Of the depth, where layers are looked at."""
+
+TOLD = 40
+"""Utility prompts that a gate is told of, for comparison."""
+
 BATCH = 32
 
 Scored = Mapping[str, list[float]]
 """Kind of prompt -> a score for each."""
 
+Treated = Mapping[str, "Remembered"]
+
 
 class Remembered:
-    """Features, each text's computed once."""
+    """Features, each text's computed once.
 
-    def __init__(self, features: LayerFeatures) -> None:
+    Args:
+        raw: whether as the model has them.
+    """
+
+    def __init__(self, features: LayerFeatures, *, raw: bool = False) -> None:
         self.features = features
+        self._read = features.raw if raw else features
         self._known: dict[str, Tensor] = {}
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """[N, L, D] of texts."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        self._known |= zip(new, self.features(new), strict=True)
+        self._known |= zip(new, self._read(new), strict=True)
         return torch.stack([self._known[text] for text in texts])
 
     @property
@@ -82,7 +95,7 @@ def ood(setting: Setting) -> Iterator[Table]:
     rows: list[Row] = []
     for task in found:
         progress(f"{task.name}: scorers")
-        rows += [*_scorers(task, features), *_baselines(lab, task, features)]
+        rows += [*_scorers(task, features, SPECS), *_baselines(lab, task, features)]
     yield Table(
         title="Scorers",
         rows=rows,
@@ -90,9 +103,10 @@ def ood(setting: Setting) -> Iterator[Table]:
         " of scope; " + "; ".join(f"{task.name}: {len(task.inside)} fitted" for task in found),
         plot=("near AUROC", "far AUROC"),
     )
+    whole = _treatments(lab)
     yield Table(
-        title="Features: which layers, and standardised or raw",
-        rows=[row for task in found for row in _layers(task, features)],
+        title="Features: which layers, and raw, standardised or whitened",
+        rows=[row for task in found for row in _layers(lab, task, whole)],
         note="by the mean cosine to the three nearest prompts",
         plot=("near AUROC",),
     )
@@ -113,6 +127,19 @@ def ood(setting: Setting) -> Iterator[Table]:
     yield Table(title="what holds", rows=_checks(rows, gates))
 
 
+def _treatments(lab: Laboratory) -> dict[str, Remembered]:
+    """Features of layers all over the depth, by what is done to them."""
+    depth = lab.bench.depth
+    layers = sorted({round(share * (depth - 1)) for share in SHARES})
+    model, tokenizer = lab.bench.model, lab.llm.tokenizer
+    plain = LayerFeatures(model, tokenizer, layers, whitened=False)
+    return {
+        "raw": Remembered(plain, raw=True),
+        "standardised": Remembered(plain),
+        "whitened": Remembered(LayerFeatures(model, tokenizer, layers)),
+    }
+
+
 def _scored(score: Callable[[Sequence[str]], Tensor], task: Task) -> Scored:
     kinds = {**task.same, "near": task.near, "far": task.far}
     return {kind: score(texts).tolist() for kind, texts in kinds.items()}
@@ -131,7 +158,7 @@ def _row(name: str, task: Task, scored: Scored) -> dict[str, str | float]:
     return row
 
 
-def _scorers(task: Task, features: Remembered, specs: Sequence[str] = SPECS) -> list[Row]:
+def _scorers(task: Task, features: Remembered, specs: Sequence[str]) -> list[Row]:
     rows: list[Row] = []
     features([*task.inside, *task.near, *task.far])  # computed before anything is timed
     for spec in specs:
@@ -180,22 +207,22 @@ def _sureness(lab: Laboratory, texts: Sequence[str]) -> Tensor:
     return torch.cat(found).cpu()
 
 
-def _layers(task: Task, features: Remembered) -> Iterator[Row]:
-    raw = features.features.raw
-    every = list(range(len(features.features.layers)))
-    named = {"all": every} | {f"{features.features.layers[at]}": [at] for at in every}
-    states = {True: features, False: raw}
+def _layers(lab: Laboratory, task: Task, whole: Treated) -> Iterator[Row]:
+    """One layer at a time, all early ones, all; raw, standardised, whitened."""
     kinds = {**task.same, "near": task.near, "far": task.far, "inside": task.inside}
-    for standardised, read in states.items():
-        found = {kind: read(texts) for kind, texts in kinds.items()}
-        for name, chosen in named.items() if standardised else [("all", every)]:
+    layers = next(iter(whole.values())).features.layers
+    early = [at for at, layer in enumerate(layers) if layer <= lab.bench.depth // 3]
+    named = {f"layer {layer}": [at] for at, layer in enumerate(layers)}
+    named |= {"early layers": early, "all of these": list(range(len(layers)))}
+    for treatment, remembered in whole.items():
+        found = {kind: remembered(texts) for kind, texts in kinds.items()}
+        for name, chosen in named.items():
             bank = normalize(found["inside"][:, chosen], dim=-1)
             scored = {
                 kind: neighbours(bank, part[:, chosen], 3).mean((1, 2)).tolist()
                 for kind, part in found.items()
             }
-            title = f"layer {name}, {'standardised' if standardised else 'raw'}"
-            row = _row(title, task, scored)
+            row = _row(f"{treatment}, {name}", task, scored)
             yield {"features": row.pop("scorer")} | row
 
 
@@ -203,10 +230,13 @@ def _gates(task: Task, features: Remembered) -> Iterator[Row]:
     entry = Entry(id=new_id(), inside=task.inside)
     gate = SetGate(features)
     gate.fit([entry])
+    known = tuple(text for part in task.utility.values() for text in part)
+    told = SetGate(features)
+    told.fit([Entry(id=entry.id, inside=task.inside, outside=known[:: len(known) // TOLD or 1])])
     blended = SetGate(features, weighting="mixture")
     blended.fit([entry], gate.states)
     kinds = {"own": task.inside, **task.same, **task.disguised, **task.lookalike, **task.utility}
-    kinds["all utility"] = tuple(text for part in task.utility.values() for text in part)
+    kinds["all utility"] = known
     for kind, texts in kinds.items():
         weights = gate.weights(texts)[:, 0]
         yield {
@@ -216,6 +246,7 @@ def _gates(task: Task, features: Remembered) -> Iterator[Row]:
             "more than half": float((weights > 0.5).float().mean()),
             "wholly": float((weights == 1).float().mean()),
             "closed": float((weights == 0).float().mean()),
+            f"opens, told {TOLD} outside": float((told.weights(texts) > 0).float().mean()),
             "O3's weight, mean": float(blended.weights(texts).mean()),
             "separation": gate.states[0].numbers["separation"],
         }

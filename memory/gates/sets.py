@@ -43,7 +43,7 @@ GENERAL = 0.99
 NAMED_OUTSIDE = 0.95
 """Share of the prompts named as outside that are to stay exactly closed."""
 
-SHARPNESS = 6
+SHARPNESS = 8
 """Temperatures in the spread of an entry's own scores."""
 
 FEW = 12
@@ -52,7 +52,7 @@ FEW = 12
 PART = 0.6
 """Where the threshold of so few lies, from what is to stay closed to their own scores."""
 
-ODD = 2.0
+ODD = 1.5
 """Spreads below the middle at which a prompt is odd; see `calibrated`."""
 
 WIDEST = 8

@@ -1,7 +1,7 @@
 """The contract of a scorer: what it learns of a set of prompts is tensors, and nothing else.
 
-A scorer sees features only, [N, L, D] for N prompts at L layers, standardised by those of sentences
-about nothing in particular. So the texts can be dropped and the gate goes on.
+A scorer sees features only, [N, L, D] for N prompts at L layers, standardised or whitened by those
+of sentences about nothing in particular. So the texts can be dropped and the gate goes on.
 """
 
 from __future__ import annotations

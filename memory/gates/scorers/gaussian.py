@@ -50,7 +50,7 @@ def _layer(points: Tensor, shrinkage: float | None, rank: int) -> dict[str, Tens
     weights = torch.where(real | (kappa > 0), variance.clamp_min(TINY).reciprocal(), 0.0)
     return {
         "mean": mean,
-        "directions": directions[:kept].contiguous(),
+        "directions": directions[:kept].clone(),
         "along": weights,
         "across": torch.tensor(1 / across if kappa > 0 and across > TINY else 0.0),
     }
@@ -63,7 +63,7 @@ def spectrum(centred: Tensor) -> tuple[Tensor, Tensor]:
     values, vectors = torch.linalg.eigh(points @ points.T if few else points.T @ points)
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
     directions = normalize(points.T @ vectors, dim=0) if few else vectors
-    return (values / len(points)).float(), directions.T.float()
+    return (values / len(points)).float(), directions.T.float().contiguous()
 
 
 def ledoit_wolf(centred: Tensor) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -157,9 +158,9 @@ def test_what_makes_no_sense_is_named() -> None:
 
 
 class TestLayers:
-    def test_default_layers_go_from_a_third_to_the_end(self) -> None:
-        assert spread_over(30) == (10, 14, 18, 21, 25, 29)
-        assert spread_over(2) == (0, 1)
+    def test_default_layers_go_from_the_second_to_a_third(self) -> None:
+        assert spread_over(30) == (1, 3, 5, 6, 8, 10)
+        assert spread_over(2) == (1,)
         assert spread_over(1) == (0,)
 
     def test_padding_and_order_do_not_matter(self, smollm2: LocalLLM) -> None:
@@ -170,19 +171,34 @@ class TestLayers:
         assert together.shape == (4, 6, 576)
         assert torch.allclose(together, alone, rtol=1e-3, atol=1e-3)
 
-    def test_the_background_is_standardised_and_kept(self, tiny_llm: LocalLLM, tmp_path) -> None:  # type: ignore[no-untyped-def]
-        kept = tmp_path / "features.safetensors"
-        features = LayerFeatures(twin(tiny_llm.model), tiny_llm.tokenizer, kept=kept)
-        found = features.background
+    def test_the_background_is_standardised(self, tiny_llm: LocalLLM) -> None:
+        model, tokenizer = twin(tiny_llm.model), tiny_llm.tokenizer
+        found = LayerFeatures(model, tokenizer, (0, 1), whitened=False).background
         assert found.shape == (300, 2, 64)
         assert torch.allclose(found.mean(0), torch.zeros(2, 64), atol=1e-4)
         assert torch.allclose(found.std(0), torch.ones(2, 64), atol=1e-2)
-        again = LayerFeatures(twin(tiny_llm.model), tiny_llm.tokenizer, kept=kept)
-        asked = ["Who wrote it?"]
-        assert kept.exists() and torch.equal(again(asked), features(asked))
-        assert torch.equal(features.with_model(twin(tiny_llm.model))(asked), features(asked))
-        other = LayerFeatures(twin(tiny_llm.model), tiny_llm.tokenizer, (1,), kept=kept)
-        assert other.background.shape == (300, 1, 64)
+
+    def test_whitened_features_vary_alike_in_all_directions(self, tiny_llm: LocalLLM) -> None:
+        model, tokenizer = twin(tiny_llm.model), tiny_llm.tokenizer
+        plain = LayerFeatures(model, tokenizer, whitened=False).background[:, 0]
+        white = LayerFeatures(model, tokenizer).background[:, 0]
+        assert torch.allclose(white.norm(dim=-1), torch.full((300,), 8.0), atol=1e-3)
+        before, after = (torch.linalg.eigvalsh(points.T @ points) for points in (plain, white))
+        assert after[-1] / after.mean() < 0.5 * before[-1] / before.mean()
+
+    def test_what_is_learnt_of_the_background_is_kept(
+        self, tiny_llm: LocalLLM, tmp_path: Path
+    ) -> None:
+        model, tokenizer = twin(tiny_llm.model), tiny_llm.tokenizer
+        kept, asked = tmp_path / "features.safetensors", ["Who wrote it?"]
+        features = LayerFeatures(model, tokenizer, kept=kept)
+        found = features(asked)
+        again = LayerFeatures(twin(tiny_llm.model), tokenizer, kept=kept)
+        assert kept.exists() and torch.equal(again(asked), found)
+        assert torch.equal(features.with_model(twin(tiny_llm.model))(asked), found)
+        plain = LayerFeatures(model, tokenizer, kept=kept, whitened=False)
+        assert not torch.equal(plain(asked), found)
+        assert LayerFeatures(model, tokenizer, (0, 1), kept=kept)(asked).shape == (1, 2, 64)
 
     def test_layers_that_are_not_there_are_named(self, tiny_llm: LocalLLM) -> None:
         for layers in ((2,), (), (1, 0)):
