@@ -60,11 +60,16 @@ def descend(
     return tuple(curve)
 
 
-def unless_cancelled(cancel: Event) -> None:
+def unless_cancelled(
+    cancel: Event, kept: str = "the edit was cancelled; nothing of it was kept"
+) -> None:
     """Go on.
+
+    Args:
+        kept: what is said otherwise: what becomes of what was learnt.
 
     Raises:
         Cancelled: `cancel` was set.
     """
     if cancel.is_set():
-        raise Cancelled("the edit was cancelled; nothing of it was kept")
+        raise Cancelled(kept)

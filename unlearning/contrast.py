@@ -72,7 +72,7 @@ class Contrast(ABC):
     asks_for_retain: ClassVar[bool] = True
     depth: float = 0.5
     rank: int = 8
-    alpha: float = 16.0
+    alpha: int = 16
     passes: int = 5
     rate: float = 1e-3
     batch: int = 4

@@ -83,8 +83,7 @@ class Rmu(Contrast):
 
     def _states(self, student: Student, lesson: Lesson) -> Tensor:
         """[K, D], of the tokens of the answers and those before which they begin; not of a text's
-        first token, whose state is a hundred times as long in many models and would outweigh all
-        others."""
+        first token, whose state is far longer than all others and would outweigh them."""
         counted = lesson.rows.target.clone()
         counted[:, :-1] |= lesson.rows.target[:, 1:]
         counted &= lesson.rows.positions > 0

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ADAPTER = "unlearning"
+CANCELLED = "unlearning was cancelled; it can be gone on with from the last whole pass"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ class Shape:
 
     depth: float
     rank: int
-    alpha: float
+    alpha: int
     dropout: float
 
 
@@ -94,7 +95,7 @@ class Student:
         self._kept.enter_context(patched(self.model, before or {}))
         config = LoraConfig(
             r=shape.rank,
-            lora_alpha=round(shape.alpha),
+            lora_alpha=shape.alpha,
             lora_dropout=shape.dropout,
             target_modules=self.names,
         )
@@ -232,21 +233,7 @@ class Study(Generic[T]):
         student.model.train()
         try:
             for turn in range(done, self.passes):
-                # Drawn anew for each pass, so that one gone on with is as one never ended.
-                draw = torch.Generator().manual_seed(seed + turn)
-                order = torch.randperm(len(self.lessons), generator=draw).tolist()
-                losses = []
-                for at, index in enumerate(order):
-                    step = turn * len(order) + at
-                    work.progress(step, steps)
-                    unless_cancelled(work.cancel)
-                    optimiser.param_groups[0]["lr"] = self.rate * (1 - 0.9 * step / steps)
-                    losses.append(self._step(student, optimiser, self.lessons[index]))
-                    if not math.isfinite(losses[-1]):
-                        raise UnlearnFailed(
-                            f"the loss became {losses[-1]} in pass {turn + 1} with"
-                            f" rate={self.rate}; choose a lower rate"
-                        )
+                losses = self._pass(student, optimiser, work, turn, seed + turn)
                 curve.append(sum(losses) / len(losses))
                 work.keep(turn + 1, student.tensors())
                 if curve[-1] < self.until:
@@ -255,6 +242,33 @@ class Study(Generic[T]):
             student.model.eval()
         work.progress(steps, steps)
         return tuple(curve)
+
+    def _pass(
+        self,
+        student: Student,
+        optimiser: torch.optim.Optimizer,
+        work: Work,
+        turn: int,
+        seed: int,
+    ) -> list[float]:
+        """One pass, whose order and dropout are drawn anew, so that one gone on with is as any."""
+        steps, losses = self.passes * len(self.lessons), []
+        draw = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self.lessons), generator=draw).tolist()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for at, index in enumerate(order):
+                step = turn * len(order) + at
+                work.progress(step, steps)
+                unless_cancelled(work.cancel, CANCELLED)
+                optimiser.param_groups[0]["lr"] = self.rate * (1 - 0.9 * step / steps)
+                losses.append(self._step(student, optimiser, self.lessons[index]))
+                if not math.isfinite(losses[-1]):
+                    raise UnlearnFailed(
+                        f"the loss became {losses[-1]} in pass {turn + 1} with rate={self.rate};"
+                        " choose a lower rate"
+                    )
+        return losses
 
     def _step(self, student: Student, optimiser: torch.optim.Optimizer, lesson: T) -> float:
         with torch.enable_grad(), quick_products(student.model.device):

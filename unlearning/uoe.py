@@ -135,7 +135,7 @@ class ExpertStudent(Student):
         }
         self._now = {name: nn.Parameter(each.clone()) for name, each in self._first.items()}
         for name in own:
-            self._now[name].register_hook(self._only)
+            self._now[name].register_hook(self._only)  # type: ignore[no-untyped-call]
         self._put(self._now)
 
     def begin(self, tensors: Mapping[str, Tensor]) -> None:

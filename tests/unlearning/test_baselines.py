@@ -68,7 +68,8 @@ class Row:
     bad: Mapping[str, Any] = field(default_factory=lambda: {"rate": 0.0})
 
 
-FAST = {"passes": 4, "rate": 0.02}
+PASSES = 4
+FAST: Mapping[str, Any] = {"passes": PASSES, "rate": 0.02}
 ROWS = {
     "grad_ascent": Row(FAST),
     "grad_diff": Row(FAST),
@@ -237,7 +238,7 @@ def test_a_cancelled_request_keeps_its_last_pass_and_goes_on_from_there(
     assert len(change.curve) == 2
 
     [(_, tensors)] = kept[-1:]
-    done = method.learn(bench, ILSE, (), Work(begun=(FAST["passes"], tensors)))
+    done = method.learn(bench, ILSE, (), Work(begun=(PASSES, tensors)))
     expected = method.outcome(tensors) if isinstance(method, Contrast) else tensors
     assert done.tensors.keys() == expected.keys()
     for key, tensor in expected.items():

@@ -68,7 +68,7 @@ class O3:
     asks_for_retain: ClassVar[bool] = False
     depth: float = 0.5
     rank: int = 8
-    alpha: float = 16.0
+    alpha: int = 16
     dropout: float = 0.05
     passes: int = 8
     rate: float = 2e-3
