@@ -211,6 +211,8 @@ class ExpertPatch:
     """What changes of experts come to. They are slices of stacked parameters, not linear layers, so
     there is nothing to attach them to: a checkpoint is what holds them."""
 
+    adds = True
+
     def __init__(self, model: PreTrainedModel, learnt: Sequence[Unlearnt]) -> None:
         self._requests = len(learnt)
         self._differences = differences(model, (each.change for each in learnt))

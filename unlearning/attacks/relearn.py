@@ -64,7 +64,7 @@ class Relearn:
         return Leak(found, len(rest), numbers)
 
     def _taught(self, target: Target, samples: Sequence[Sample]) -> Student:
-        shape = Shape(depth=0.0, rank=self.rank, alpha=2.0 * self.rank, dropout=0.0)
+        shape = Shape(depth=0.0, rank=self.rank, alpha=2 * self.rank, dropout=0.0)
         student = Student(target.bench, shape, seed=0)
 
         def loss(lesson: tuple[Lesson, Mapping[str, Delta]]) -> Tensor:
