@@ -129,7 +129,7 @@ class KeyGate:
     def _compared(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """[N, E]: the best cosine over a prompt's sentences and an entry's own prompts; and whether
         something vetoes."""
-        parts = [[prompt, *_sentences(prompt)] for prompt in prompts]
+        parts = [[prompt, *sentences(prompt)] for prompt in prompts]
         features = self._unit([part for each in parts for part in each])
         sizes = [len(each) for each in parts]
         near = self._inside.best(features, sizes)
@@ -205,7 +205,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(_WORD.findall(text.casefold()))
 
 
-def _sentences(prompt: str) -> list[str]:
+def sentences(prompt: str) -> list[str]:
     """Its sentences, if it has several."""
     parts = [part.strip() for part in _SENTENCE.split(prompt)]
     parts = [part for part in parts if len(part) > 3]

@@ -31,3 +31,14 @@ class Scorer(Protocol):
 
     def score(self, state: State, features: Tensor) -> Tensor:
         """[n]: how surely each of [n, L, D] belongs to the set; higher is surer."""
+
+
+def nested(name: str, state: State) -> dict[str, Tensor]:
+    """What a part learnt, as it lies in the whole's state."""
+    return {f"{name}.{key}": value for key, value in state.items()}
+
+
+def part_of(state: State, name: str) -> dict[str, Tensor]:
+    """What a part of that name learnt."""
+    start = f"{name}."
+    return {key[len(start) :]: value for key, value in state.items() if key.startswith(start)}
