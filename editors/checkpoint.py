@@ -29,7 +29,8 @@ def write_checkpoint(
     changes: Mapping[str, Tensor],
     folder: Path,
 ) -> Path:
-    """Write the model with `changes` [D_out, D_in] added to its named layers, and the tokenizer.
+    """Write the model with `changes` [D_out, D_in] added to its named layers, and the tokenizer. A
+    parameter that is no layer's weight, such as stacked experts, goes by its own name and shape.
     The model in use is only read. All of it is there, or nothing.
 
     Raises:
@@ -39,9 +40,11 @@ def write_checkpoint(
         raise ConfigError(f"folder={str(folder)!r} is there already; name a new one")
     state = dict(model.state_dict())
     for name, change in changes.items():
-        key = f"{name}.weight"
-        turned = change.T if isinstance(model.get_submodule(name), Conv1D) else change
-        state[key] = (state[key].float() + turned.to(state[key].device).float()).to(
+        own = name in state
+        key = name if own else f"{name}.weight"
+        turned = not own and isinstance(model.get_submodule(name), Conv1D)
+        change = change.T if turned else change
+        state[key] = (state[key].float() + change.to(state[key].device).float()).to(
             state[key].dtype
         )
     new = folder.with_name(folder.name + ".new")
