@@ -21,6 +21,7 @@ from ..editors.weights_memory import WeightsMemory
 from ..errors import StoreError, UnlearnFailed
 from ..memory.base import Artefact, Capabilities, Erasure, StoreContext
 from ..memory.record import Record, RecordId, Scope
+from ..memory.screening import UNTRUSTED
 from .base import UNLEARNER, Change, Method, Patch, Progress, Receipt, Request, Unlearnt, Work
 from .certificate import Certificate, certify
 from .registry import METHODS
@@ -66,8 +67,12 @@ class Unlearner(WeightsMemory):
 
     def write(self, records: Sequence[Record]) -> list[Artefact]:
         """Take requests and their texts in; see `Memory.write`. They are learnt by `learn`. What is
-        for another unlearner is left out."""
-        own = [each for each in records if each.meta.get(UNLEARNER, self.name) == self.name]
+        for another unlearner is left out, and what a document or a tool orders."""
+        own = [
+            each
+            for each in records
+            if each.meta.get(UNLEARNER, self.name) == self.name and each.source not in UNTRUSTED
+        ]
         with self._lock:
             for record in own:
                 if record.kind == "request":
@@ -209,7 +214,7 @@ class Unlearner(WeightsMemory):
             held, change = self._known(id)
             noted = self._shelf.receipt(id) or {}
         certificate = noted.get("certificate")
-        made = Certificate.from_json(certificate) if isinstance(certificate, dict) else None
+        made = Certificate.parse(certificate) if isinstance(certificate, dict) else None
         return Receipt(
             id=id,
             name=held.name,
@@ -223,8 +228,17 @@ class Unlearner(WeightsMemory):
             gate=dict(change.numbers),
             certificate=made,
             dropped=str(noted["dropped"]) if noted.get("dropped") else None,
-            advice=made.advice if made else "",
+            advice=" ".join(made.advice) if made else "",
         )
+
+    def learnt(self, id: RecordId) -> Change:
+        """What was learnt of a request.
+
+        Raises:
+            StoreError: it is not held, or not learnt yet.
+        """
+        with self._lock:
+            return self._known(id)[1]
 
     def certify(self, id: RecordId, request: Request, **how: Any) -> Receipt:
         """Attack what was learnt with the texts it was learnt from, and keep the numbers.
@@ -242,7 +256,7 @@ class Unlearner(WeightsMemory):
             bench = self._at_work().second()
             patch = self.method.patch(bench, self._learnt(held.owner))
         made = certify(bench, patch, request, **how)
-        self._note(id, certificate=made.to_json())
+        self._note(id, certificate=made.plain())
         return self.receipt(id)
 
     def note_dropped(self, id: RecordId, report: str) -> None:
