@@ -25,14 +25,6 @@ if TYPE_CHECKING:
     from .workbench import Workbench
 
 
-class HasChange(Protocol):
-    """An edit, or whatever else a change was learnt of."""
-
-    @property
-    def change(self) -> Change:
-        """What was learnt of it."""
-
-
 def pair(name: str, up: Tensor, down: Tensor) -> dict[str, Tensor]:
     """Tensors of a change up @ down of the matrix called `name`."""
     return {f"{name}/up": kept(up), f"{name}/down": kept(down)}
@@ -87,10 +79,18 @@ def adding(difference: Difference) -> Delta:
     return lambda inputs, output: output + difference(inputs).to(output.dtype)
 
 
-def installed(bench: Workbench, before: Sequence[HasChange]) -> AbstractContextManager[None]:
+def installed(bench: Workbench, before: Sequence[Holder]) -> AbstractContextManager[None]:
     """Inside the block, the bench's model has the changes of these edits."""
     sums = summed(bench, (each.change for each in before))
     return patched(bench.model, {name: adding(each) for name, each in sums.items()})
+
+
+class Holder(Protocol):
+    """Whatever a change was learnt of."""
+
+    @property
+    def change(self) -> Change:
+        """What was learnt."""
 
 
 class WeightChanges:
@@ -98,7 +98,7 @@ class WeightChanges:
 
     adds = True
 
-    def __init__(self, bench: Workbench, learnt: Sequence[HasChange]) -> None:
+    def __init__(self, bench: Workbench, learnt: Sequence[Holder]) -> None:
         self._edits = len(learnt)
         self._sums = summed(bench, (each.change for each in learnt))
         self.layers = frozenset(self._sums)

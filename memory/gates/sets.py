@@ -170,9 +170,7 @@ class SetGate:
     def weights(self, prompts: Sequence[str]) -> Tensor:
         """[N, E]: how far each prompt opens each entry, exactly 0 where it does not."""
         scores = self.score(prompts)
-        columns = [
-            self._weight(state, scores[:, at]) for at, state in enumerate(self._states)
-        ]
+        columns = [self._weight(state, scores[:, at]) for at, state in enumerate(self._states)]
         return torch.stack(columns, dim=1) if columns else scores
 
     def explain(self, prompt: str, k: int = 3) -> list[Verdict]:

@@ -180,7 +180,8 @@ def test_a_request_like_any_text_is_refused(tiny_llm: LocalLLM, tmp_path: Path) 
     from palimpsest.memory.gates.features import background
 
     store = unlearner_in(tmp_path, tiny_llm, "o3:passes=1")
-    general = Request(name="all", samples=tuple(Sample(answer=text) for text in background()[::9]))
+    samples = tuple(Sample(question=text, answer="Yes.") for text in background()[::9])
+    general = Request(name="all", samples=samples)
     record = asked(store, general)
     with pytest.raises(UnlearnFailed, match="cannot be told from general text") as failed:
         store.learn()

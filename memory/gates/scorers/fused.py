@@ -17,6 +17,7 @@ from .mahalanobis import Mahalanobis
 if TYPE_CHECKING:
     from torch import Tensor
 
+
 @dataclass(frozen=True, slots=True)
 class Fused:
     """See the module.
