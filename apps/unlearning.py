@@ -90,7 +90,7 @@ def unlearn(
             return
         request = _asked(name, text, pair, file, reason, retain, alternative)
         opened = open_keeper if dry_run else open_agent
-        with opened(home, model, memories(unlearner, dry_run=dry_run), user) as agent:
+        with opened(home, model, memories(unlearner, alone=dry_run), user) as agent:
             plan = agent.plan_unlearn(request)
             if dry_run:
                 emit(plan) if json else show_plan(plan)
@@ -146,7 +146,9 @@ def unlearned(
         if export is not None:
             _export(home, model, user, ids or [], export, unlearner, as_json=json)
             return
-        with open_keeper(home, model, memories(unlearner), user, read_only=True) as agent:
+        with open_keeper(
+            home, model, memories(unlearner, alone=True), user, read_only=True
+        ) as agent:
             found = agent.unlearned()
         emit(found) if json else show_requests(found)
 
@@ -235,12 +237,12 @@ def document(receipt: Receipt) -> dict[str, Any]:
     return {**plain(receipt), **told}
 
 
-def memories(unlearner: str | None, *, dry_run: bool = False) -> list[str] | None:
+def memories(unlearner: str | None, *, alone: bool = False) -> list[str] | None:
     """What an agent that unlearns is opened with: all that is usual, so that what comes back
-    through a memory is seen; of a dry run, the unlearner alone."""
+    through a memory is seen; where nothing is asked of the model, the unlearner alone."""
     from ..memory.registry import DEFAULT_EDITORS, DEFAULT_MEMORIES, DEFAULT_UNLEARNERS
 
-    if dry_run:
+    if alone:
         return [unlearner] if unlearner else [*DEFAULT_UNLEARNERS]
     return [*DEFAULT_MEMORIES, *DEFAULT_EDITORS, unlearner] if unlearner else None
 
@@ -316,7 +318,7 @@ def _export(
 ) -> None:
     if len(ids) != 1:
         raise ConfigError("--export writes one request; name it: `palimpsest unlearned` lists ids")
-    with open_agent(home, model, memories(unlearner), user) as agent:
+    with open_agent(home, model, memories(unlearner, alone=True), user) as agent:
         written = agent.export_unlearned(ids[0], folder)
         [means] = [each.means for each in agent.unlearned() if each.id == ids[0]]
     gated = means == "suppresses"
