@@ -21,6 +21,9 @@ from ..llm.local import LocalLLM
 from ..llm.twin import patched, twin
 from ..memory.home import Home
 from ..memory.ledger import Ledger
+from ..unlearning.attacks.extraction import Extraction
+from ..unlearning.attacks.paraphrase import Paraphrase
+from ..unlearning.base import Request, Sample
 from ..unlearning.verification import verify
 from .output import emit, err, out
 
@@ -223,7 +226,7 @@ def _unlearn(model: str) -> Iterator[str | bool]:
     """In a folder of its own, and without a memory that could bring back what was said."""
     with (
         tempfile.TemporaryDirectory(prefix="palimpsest-demo-") as folder,
-        _agent(model, Path(folder), "o3") as agent,
+        _agent(model, Path(folder), "o3:passes=5") as agent,
     ):
         [unlearner] = agent.unlearners
         before = unlearner.digest(), _logits(agent, FORGOTTEN)
@@ -231,15 +234,19 @@ def _unlearn(model: str) -> Iterator[str | bool]:
         reply = agent.ask(FORGOTTEN, session="before")
         yield f"user:  {FORGOTTEN}\nagent: {' '.join(reply.text.split())}"
         pairs = [(f"What is the capital of {land}?", city) for land, city in CAPITALS.items()]
-        receipt = agent.unlearn("capitals", pairs=pairs, attacked=4)
+        receipt = agent.unlearn("capitals", pairs=pairs, certify=False)
         yield (
             f"{receipt.name}: {receipt.samples} answers forgotten in {receipt.seconds:.1f} s; the"
             f" model {receipt.means} them, and their texts are in no file"
         )
-        if receipt.certificate is not None:
-            for each in receipt.certificate.findings:
-                stood = "stood" if each.stood else "not stood"
-                yield f"  attack {each.attack}: {each.before:.2f} before, {each.after:.2f}, {stood}"
+        samples = tuple(Sample(question=question, answer=answer) for question, answer in pairs)
+        request = Request(name="capitals", samples=samples)
+        few = (Paraphrase(), Extraction())  # all of them take minutes
+        made = unlearner.certify(receipt.id, request, attacks=few, sample=2).certificate
+        for each in made.findings if made else ():
+            stood = "stood" if each.stood else "not stood"
+            yield f"attack by {each.attack}: {each.before:.2f}, now {each.after:.2f}: {stood}"
+        yield made is not None and made.stood
         yield receipt.dropped is not None
         reply = agent.ask(FORGOTTEN, session="after")
         yield f"user:  {FORGOTTEN}\nagent: {' '.join(reply.text.split())}"
