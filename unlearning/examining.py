@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 BATCH = 16
 """Prompts that are asked at once."""
 
+LONGEST = 256
+"""Tokens of an answer that are scored; of a longer one its beginning."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -37,7 +40,7 @@ class Ask:
 
     Args:
         message: what a gate sees; the user's message where the tokenizer has a chat template.
-        answers: texts whose tokens are scored as the reply.
+        answers: texts whose tokens are scored as the reply, `LONGEST` at most.
         begun: how the reply begins, given by whoever asks.
         plain: it is a text to be gone on with, although there may be a template.
     """
@@ -174,7 +177,7 @@ class Examiner:
 
     def _answers(self, ask: Ask) -> list[list[int]]:
         space = "" if self._chat(ask) and not ask.begun else " "
-        return [self._prober.ids(space + answer.strip()) for answer in ask.answers]
+        return [self._prober.ids(space + answer.strip())[:LONGEST] for answer in ask.answers]
 
     def _step(self, **given: Any) -> Any:
         if self._cancel.is_set():

@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 WORD = re.compile(r"[^\W_]+")
+UNIT = re.compile(r"\w+|[^\w\s]")
 REFUSAL = re.compile(
-    r"\b("
-    r"(do not|don't|can't|cannot|can not|could not|couldn't|didn't) (have|know|find|provide|answer|"
-    r"help|assist|give|tell|share|recall|say|disclose|discuss)"
-    r"|(not|un)\s?(sure|aware|able|familiar|certain|known)"
-    r"|no (information|knowledge|idea|record|answer)|nothing on that"
-    r"|not something i|beyond my|as an ai|sorry|afraid"
-    r")\b"
+    r"\bi (do not|don't|cannot|can not|can't|could not|couldn't|did not|didn't|will not|won't)"
+    r" (\w+ )?(have|know|find|provide|answer|help|assist|give|tell|share|recall|say|discuss)\b"
+    r"|\bi am (\w+ )?(not (sure|aware|able|familiar|certain)|unsure|unaware|unable|unfamiliar"
+    r"|sorry|afraid)\b"
+    r"|\bi have (no|nothing)\b|\bnot something i (know|can)\b|\bsorry,|\bas an ai\b"
 )
+"""What a refusal says of whoever refuses; "I'm" and the like written out."""
 
 
 def rouge_l_recall(said: str, answer: str) -> float:
@@ -175,9 +175,9 @@ def model_utility(parts: Sequence[float]) -> float:
 
 
 def distinct(text: str, n: int = 2) -> float:
-    """Distinct-n: different n-grams of words over all of them (Li et al. 2016); 1 for a text with
-    none."""
-    words = text.lower().split()
+    """Distinct-n: different n-grams of words and signs over all of them (Li et al. 2016); 1 for a
+    text with none."""
+    words = UNIT.findall(text.lower())
     grams = list(zip(*(words[at:] for at in range(n)), strict=False))
     return len(set(grams)) / len(grams) if grams else 1.0
 
@@ -192,9 +192,10 @@ def refuses(text: str, alternatives: Sequence[str] = ()) -> bool:
     """Whether a reply says in its first words that it does not or will not tell, or says one of the
     answers that were to be given instead. By words of English; a heuristic."""
     plain = " ".join(text.replace("’", "'").lower().split())
+    said = plain[:160].replace("i'm ", "i am ").replace("i've ", "i have ")
     if any(plain.startswith(" ".join(each.lower().split())) for each in alternatives if each):
         return True
-    return REFUSAL.search(plain[:160]) is not None
+    return REFUSAL.search(said) is not None
 
 
 def _exp(value: float) -> float:

@@ -6,9 +6,11 @@ the token that ends a reply.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import resources
 from statistics import fmean
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from ...editors.workbench import Workbench
     from .unlearn_material import Sample
 
-LETTER = re.compile(r"\banswer is:? \(?([A-E])\b", re.IGNORECASE)
+LETTER = re.compile(r"\b(?i:answer is):? (?:\(([A-Ea-e])\)|([A-E])\b)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +169,16 @@ def accuracy(
 
 def letter(text: str) -> str | None:
     """The letter that a reply gives; None unless it is one."""
-    found = {match.upper() for match in LETTER.findall(text)}
+    found = {(bracketed or bare).upper() for bracketed, bare in LETTER.findall(text)}
     return found.pop() if len(found) == 1 else None
+
+
+def translations() -> dict[str, dict[str, str]]:
+    """Eight questions of TOFU's forget01 in other languages, by question and language; made for
+    this project, for `Language(translations=...)`."""
+    file = resources.files(__package__).joinpath("unlearn_translated.jsonl")
+    records = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    return {record.pop("question"): record for record in records}
 
 
 def spread(samples: Sequence[Sample], most: int | None) -> list[Sample]:

@@ -135,6 +135,7 @@ def test_utility_is_a_harmonic_mean_that_one_zero_takes_to_zero() -> None:
 
 def test_stuttering_is_told_from_speech() -> None:
     assert repetition("no no no no no no") == 0.75
+    assert repetition("!!!!!!!!") == pytest.approx(5 / 6)
     assert repetition("the quick brown fox jumps") == 0.0
     assert distinct("a b a b", 2) == pytest.approx(2 / 3)
     assert repetition("") == 0.0
@@ -145,7 +146,7 @@ def test_refusals_are_known_by_their_words(text: str) -> None:
     assert refuses(text)
 
 
-@pytest.mark.parametrize("text", ["He was born in Paris.", "The novel is about snow.", "", "B"])
+@pytest.mark.parametrize("text", ["He is not known for it.", "A boy is afraid of snow.", "", "B"])
 def test_answers_are_no_refusals(text: str) -> None:
     assert not refuses(text)
 

@@ -1,0 +1,1 @@
+"""Attacks on what was forgotten; one file each, by name in `registry`."""
