@@ -341,8 +341,7 @@ class Unlearning:
 
         memories = Backflow(recalled=lambda question: self._recalled(question, scope))
         given = {name: value for name, value in how.items() if value is not None}
-        attacks = (*DEFAULT, memories)
-        return chosen.certify(id, request, thorough=thorough, attacks=attacks, **given)
+        return chosen.certify(id, request, attacks=(*DEFAULT, memories), thorough=thorough, **given)
 
     def _recalled(self, question: str, scope: Scope) -> list[str]:
         """Texts that the memories would put before the model."""

@@ -13,6 +13,7 @@ BENCHES = Registry(
         "formats": ".apps.bench.formats:formats",
         "kernels": ".apps.bench.kernels:kernels",
         "needles": ".apps.bench.needles:needles",
+        "ood": ".apps.bench.ood:ood",
         "poison": ".apps.bench.poison:poison",
         "recall": ".apps.bench.recall:recall",
         "scm": ".apps.bench.scm:scm",
@@ -20,6 +21,7 @@ BENCHES = Registry(
         "sort": ".apps.bench.sort:sort",
         "store": ".apps.bench.store:store",
         "stream": ".apps.bench.stream:stream",
+        "unlearn": ".apps.bench.unlearn:unlearn",
     },
     group="palimpsest.benches",
 )

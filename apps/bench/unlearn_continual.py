@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,6 +13,9 @@ from .harness import Row, Table, progress
 from .unlearn_lab import NEVER, TAUGHT, Laboratory, Plan, request
 from .unlearn_material import Sample
 from .unlearn_measures import evaluate, quality, spread
+
+if TYPE_CHECKING:
+    from ...editors.workbench import Workbench
 
 NAMES = ("forget01", "forget05", "forget10")
 
@@ -29,26 +33,25 @@ def continual(lab: Laboratory, plan: Plan) -> Iterator[Table]:
     references: dict[str, Mapping[str, Any]] = {}
 
     def measured(
-        system: str, name: str, patch: Patch | None, at: int, where: Any
+        system: str, name: str, patch: Patch | None, at: int, where: Workbench
     ) -> Mapping[str, Any]:
         forget = [sample for part in told.requests[: at + 1] for sample in part]
-        about = lab.about(where, system, plan) | {"part": "continual", "request": name}
+        about = lab.about(where, system, plan) | {"part": "continual"}
         progress(f"{system}: {name}")
-
-        def measure() -> Mapping[str, Any]:
-            found = evaluate(
-                where,
-                patch,
-                forget,
-                told.retained,
-                told.authors,
-                told.facts,
-                tokens=plan.tokens,
-                sample=plan.sample,
-            )
-            return {**found, "gate": opened(patch, forget, told.known, plan.sample)}
-
-        return lab.points.get(about, measure)
+        asked = partial(evaluate, where, patch, tokens=plan.tokens, sample=plan.sample)
+        gone = lab.points.get(
+            about | {"group": "forget", "request": name},
+            lambda: (
+                {**asked(forget, (), (), ())}
+                | {"gate": opened(patch, forget, told.known, plan.sample)}
+            ),
+        )
+        # Without a patch all else is the same whatever is to be forgotten, and asked once.
+        kept = lab.points.get(
+            about | {"group": "kept", "request": name if patch else ""},
+            lambda: asked((), told.retained, told.authors, told.facts),
+        )
+        return {**kept, "forget": gone["forget"], "gate": gone["gate"]}
 
     def put(system: str, name: str, scores: Mapping[str, Any], before: float, **more: Any) -> None:
         row: dict[str, Any] = {

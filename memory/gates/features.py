@@ -87,15 +87,16 @@ def rows_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[li
     return [ids or [start] for ids in encoded]
 
 
+@torch.no_grad()
 def pooled(model: PreTrainedModel, rows: Sequence[Sequence[int]], layers: Sequence[int]) -> Tensor:
     """Mean input of some layers [N, L, D] over each row's tokens, without the first one, whose
     state is the same in all."""
     batches = [rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]
-    return torch.cat([_means(model, batch, layers) for batch in batches])
+    return torch.cat([means(model, batch, layers).cpu() for batch in batches])
 
 
-@torch.no_grad()
-def _means(model: PreTrainedModel, rows: Sequence[Sequence[int]], layers: Sequence[int]) -> Tensor:
+def means(model: PreTrainedModel, rows: Sequence[Sequence[int]], layers: Sequence[int]) -> Tensor:
+    """Likewise of one batch, on the model's device, and with gradients."""
     ids, mask = padded(rows, model.device)
     name, _ = blocks(model)
     names = [f"{name}.{layer}" for layer in layers]
@@ -104,8 +105,8 @@ def _means(model: PreTrainedModel, rows: Sequence[Sequence[int]], layers: Sequen
     counted = mask.clone()
     counted[:, 0] = mask[:, 1] == 0 if mask.shape[1] > 1 else 1
     weights = counted[..., None].float()
-    means = [(seen[name].float() * weights).sum(1) / weights.sum(1) for name in names]
-    return torch.stack(means, dim=1).cpu()
+    found = [(seen[name].float() * weights).sum(1) / weights.sum(1) for name in names]
+    return torch.stack(found, dim=1)
 
 
 def kept_in(path: Path | None, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

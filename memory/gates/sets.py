@@ -4,7 +4,8 @@ A scorer learns the set. Where the gate opens is calibrated without a single cou
 scores that the entry's own prompts get from scorers that have not seen them, and by what sentences
 about nothing in particular get. How far it opens is a weight from 0 to 1, exactly 0 below a floor,
 so that a closed gate changes no bit of what lies behind it. Of a prompt of several sentences the
-best counts, so that a story around a question does not hide it.
+best counts, so that a story around a question does not hide it. A prompt that names others than the
+entry's prompts do is not about it, however it is asked: see `names`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from ...errors import ConfigError
 from .base import Entry, Verdict
 from .keys import named, sentences
+from .names import about_others, marks_of
 from .scorers.base import Scorer, State
 from .scorers.folds import cross_fitted
 from .scorers.fused import Fused
@@ -25,6 +27,12 @@ from .soft import REACH, mixture, soft
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+NAMES = "names"
+"""In a state: hashes of the names in an entry's prompts."""
+
+SLACK = 0.5
+"""Spreads by which the threshold is lower where names keep out what is about others."""
 
 ALPHA = 0.05
 """Share of an entry's own prompts that may miss the threshold."""
@@ -46,6 +54,10 @@ PART = 0.6
 
 ODD = 2.0
 """Spreads below the middle at which a prompt is odd; see `calibrated`."""
+
+WIDEST = 8
+"""Spreads from what is to stay closed to the middle, at most: paraphrases vary more than questions
+that were all asked in one way."""
 
 NORMAL = 1.4826
 """Standard deviations of a Gaussian in the median of its absolute deviations."""
@@ -125,7 +137,7 @@ class SetGate:
         """Hold these entries and no others.
 
         Args:
-            states: what `learn` made of each of them, where that is kept; their prompts may be gone.
+            states: what `learn` made of each of them, where that is kept; prompts may be gone.
         """
         found = [self.learn(entry) for entry in entries] if states is None else states
         if len(found) != len(entries):
@@ -143,12 +155,13 @@ class SetGate:
         if not entry.inside:
             raise ConfigError(f"entry {entry.id} has no prompts inside; give one or more")
         inside, general = self._features(entry.inside), self._features.background
-        learnt = self.scorer.fit(inside, general)
+        learnt = {**self.scorer.fit(inside, general), NAMES: marks_of(entry.inside)}
         seen = self.scorer.score(learnt, inside)
         own = cross_fitted(self.scorer, inside, general) if len(inside) >= FEW else seen
         others = self.scorer.score(learnt, general)
         outside = self._scores(learnt, entry.outside) if entry.outside else None
-        return SetState(learnt, calibrated(own, seen, others, outside, self._alpha))
+        slack = SLACK if len(learnt[NAMES]) else 0.0
+        return SetState(learnt, calibrated(own, seen, others, outside, self._alpha, slack))
 
     @property
     def states(self) -> tuple[SetState, ...]:
@@ -200,9 +213,9 @@ class SetGate:
     def _compared(self, prompts: Sequence[str]) -> Tensor:
         if not self._entries:
             return torch.empty(len(prompts), 0)
-        features, sizes = self._read(prompts)
+        features, parts, sizes = self._read(prompts)
         columns = [
-            _best(self.scorer.score(state.learnt, features), sizes) for state in self._states
+            _best(self._told(state.learnt, features, parts), sizes) for state in self._states
         ]
         scores = torch.stack(columns, dim=1)
         for at, entry in enumerate(self._entries):
@@ -212,13 +225,20 @@ class SetGate:
         return scores
 
     def _scores(self, learnt: State, prompts: Sequence[str]) -> Tensor:
-        features, sizes = self._read(prompts)
-        return _best(self.scorer.score(learnt, features), sizes)
+        features, parts, sizes = self._read(prompts)
+        return _best(self._told(learnt, features, parts), sizes)
 
-    def _read(self, prompts: Sequence[str]) -> tuple[Tensor, list[int]]:
-        """Features of all prompts and their sentences, and how many are of each prompt."""
+    def _told(self, learnt: State, features: Tensor, parts: Sequence[str]) -> Tensor:
+        """[n]: score of each part; -inf where it is about others."""
+        scores = self.scorer.score(learnt, features)
+        others = [about_others(part, learnt[NAMES]) for part in parts]
+        return scores.masked_fill(torch.tensor(others), -torch.inf)
+
+    def _read(self, prompts: Sequence[str]) -> tuple[Tensor, list[str], list[int]]:
+        """Of all prompts and their sentences features and texts, and how many each prompt has."""
         parts = [[prompt, *sentences(prompt)] for prompt in prompts]
-        return self._features([part for each in parts for part in each]), list(map(len, parts))
+        texts = [part for each in parts for part in each]
+        return self._features(texts), texts, list(map(len, parts))
 
 
 def _best(scores: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -227,7 +247,12 @@ def _best(scores: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def calibrated(
-    own: Tensor, seen: Tensor, general: Tensor, outside: Tensor | None, alpha: float
+    own: Tensor,
+    seen: Tensor,
+    general: Tensor,
+    outside: Tensor | None,
+    alpha: float,
+    slack: float = 0.0,
 ) -> dict[str, float]:
     """Where a gate opens, and how well; see `SetState`.
 
@@ -239,6 +264,7 @@ def calibrated(
         own, seen: [N], scores of the entry's prompts by scorers that have not seen them, or have.
         general: [M], of the background.
         outside: of prompts named as outside.
+        slack: spreads by which the threshold is lower.
     """
     edge = float(general.quantile(GENERAL))
     closed = edge if outside is None else max(edge, float(outside.quantile(NAMED_OUTSIDE)))
@@ -248,8 +274,9 @@ def calibrated(
     else:
         # A few odd prompts must not open the gate for all: asked again, they are known anyway.
         spread = min(float(own.std()), float((own - middle).abs().median()) * NORMAL)
+        spread = max(spread, (middle - closed) / WIDEST)
         least = max(float(own.quantile(alpha)), middle - ODD * spread)
-        least = min(least, float(seen.quantile(alpha)))
+        least = min(least, float(seen.quantile(alpha))) - slack * spread
     temperature = max(spread, 1e-3) / SHARPNESS
     numbers = {
         # The floor of the weight, too, lies above what is to stay closed.

@@ -26,9 +26,10 @@ def soft(scores: Tensor, numbers: Mapping[str, float]) -> Tensor:
 
 
 def mixture(scores: Tensor, numbers: Mapping[str, float]) -> Tensor:
-    """sigmoid(zeta p - 2), p = 1 - |G(s) - G(2 x0 - s)| (Gao et al. 2025, arXiv 2407.10223, equations
-    12 and 13), G the even mixture of two Gaussians around the means of prompts that were seen and
-    that were not, x0 the middle of both. It falls on either side of x0, and to .119, never to 0."""
+    """sigmoid(zeta p - 2), p = 1 - |G(s) - G(2 x0 - s)| (Gao et al. 2025, arXiv 2407.10223,
+    equations 12 and 13). G is the even mixture of two Gaussians, around the means of prompts that
+    were seen and that were not, x0 the middle of both. The weight falls on either side of x0, and
+    to .119, never to 0."""
     seen, own = numbers["seen_mean"], numbers["own_mean"]
     spread = max(numbers["own_spread"], 1e-6)
 

@@ -233,6 +233,7 @@ def test_every_row_of_the_registry_leads_to_a_bench() -> None:
         "formats",
         "kernels",
         "needles",
+        "ood",
         "poison",
         "recall",
         "scm",

@@ -74,8 +74,9 @@ ROWS = {
     "grad_diff": Row(FAST),
     "npo": Row(FAST),
     "refusal": Row(trains=False, attaches=False, merges=False, bad={"strict": 2.0}),
-    "rmu": Row({**FAST, "depth": 0.0, "layer": 0.3}, ascends=False, bad={"layer": 0.1}),
-    "simnpo": Row({**FAST, "gamma": 1.0}),
+    "rmu": Row({**FAST, "depth": 0.0, "layer": 0.3}, ascends=False, bad={"layer": 1.0}),
+    # A random model's answers cost 5.5 nats a token, where with delta 0 nothing pulls any more.
+    "simnpo": Row({**FAST, "delta": 5.5, "gamma": 1.0}),
     "task_vector": Row(FAST),
     "uoe": Row({**FAST, "loss": "grad_ascent"}, attaches=False, experts=True),
 }
@@ -239,7 +240,7 @@ def test_a_cancelled_request_keeps_its_last_pass_and_goes_on_from_there(
 
 
 @trained
-@pytest.mark.parametrize("rate", [1e38, math.inf])
+@pytest.mark.parametrize("rate", [1e30, math.inf])
 def test_a_rate_that_leads_to_no_number_is_told_with_the_remedy(
     name: str, rate: float, bench_for: Benches
 ) -> None:
@@ -258,10 +259,10 @@ def test_ascent_ends_at_its_limit(bench_for: Benches) -> None:
     """A row beyond the limit is pushed no further, whatever the passes."""
     bench = bench_for("grad_ascent")
     reached = []
-    for limit in (6.5, 1e9):
+    for limit in (5.8, 1e9):
         method = built("grad_ascent", limit=limit, passes=12)
         reached.append(likelihood(bench, method.patch(bench, learnt_by(method, bench, ILSE)), ILSE))
-    assert 6 < reached[0] < 12 < reached[1]
+    assert 5.7 < reached[0] < 6.2 < 6.4 < reached[1]
 
 
 def test_npo_s_reference_is_the_model_with_earlier_requests_in_place(bench_for: Benches) -> None:

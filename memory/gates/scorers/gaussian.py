@@ -38,7 +38,7 @@ def learn(points: Tensor, shrinkage: float | None = None, rank: int = RANK) -> d
 def _layer(points: Tensor, shrinkage: float | None, rank: int) -> dict[str, Tensor]:
     count, width = points.shape
     mean = points.mean(0)
-    values, directions = _spectrum(points - mean)
+    values, directions = spectrum(points - mean)
     kappa = ledoit_wolf(points - mean) if shrinkage is None else shrinkage
     kept = min(rank, max(1, count - 1), width)
     # One point has no spread; standardised features have 1.
@@ -56,7 +56,7 @@ def _layer(points: Tensor, shrinkage: float | None, rank: int) -> dict[str, Tens
     }
 
 
-def _spectrum(centred: Tensor) -> tuple[Tensor, Tensor]:
+def spectrum(centred: Tensor) -> tuple[Tensor, Tensor]:
     """Variances [min(N, D)] in descending order, and their directions, of points [N, D]."""
     points = centred.double()
     few = len(points) < points.shape[1]

@@ -1,4 +1,8 @@
-"""Cosine to the k-th nearest prompt of the set (Sun et al. 2022, arXiv 2204.06507)."""
+"""Cosine to the nearest prompts of the set.
+
+Sun et al. 2022 (arXiv 2204.06507) take the k-th nearest; the mean of all k knows an odd prompt of
+the set when it is asked again.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ class Knn:
     """See the module; the mean over layers.
 
     Args:
-        k: which neighbour, at most a quarter of the set: of a handful of prompts, the nearest.
+        k: how many neighbours, at most a quarter of the set: of a handful of prompts, the nearest.
     """
 
     name: ClassVar[str] = "knn"
@@ -27,7 +31,7 @@ class Knn:
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise ConfigError(f"k={self.k} must be 1 or more: which neighbour to compare with")
+            raise ConfigError(f"k={self.k} must be 1 or more: how many neighbours count")
 
     def fit(self, inside: Tensor, background: Tensor) -> State:
         """The prompts' features, of length 1."""
@@ -37,7 +41,7 @@ class Knn:
         """The mean cosine [n]."""
         bank = state["bank"]
         k = min(self.k, max(1, len(bank) // 4))
-        return neighbours(bank, features, k)[..., -1].mean(-1)
+        return neighbours(bank, features, k).mean((1, 2))
 
 
 def neighbours(bank: Tensor, features: Tensor, k: int) -> Tensor:
