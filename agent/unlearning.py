@@ -128,8 +128,9 @@ class Unlearning:
             self._erase([id], scope)
             raise
         if certify:
-            how = {"thorough": thorough, "sample": attacked, "progress": progress, "cancel": stop}
-            self._certify(chosen, id, request, scope, **how)
+            watched: dict[str, Any] = {"progress": progress, "cancel": stop}
+            attacks = {"thorough": thorough, "sample": attacked}
+            self._certify(chosen, id, request, scope, **attacks, **watched)
         if not keep_texts:
             self._drop(chosen, id, scope)
         return chosen.receipt(id)
@@ -235,8 +236,8 @@ class Unlearning:
                     if material is None
                     else material.content
                 )
-                how = {"thorough": thorough, "cancel": cancel or Event(), "progress": progress}
-                return self._certify(chosen, held.id, request, scope, **how)
+                watched: dict[str, Any] = {"progress": progress, "cancel": cancel}
+                return self._certify(chosen, held.id, request, scope, thorough=thorough, **watched)
         raise InputError(f"{id} is no request that holds; `palimpsest unlearned` lists those")
 
     def forget_deeply(
@@ -327,21 +328,15 @@ class Unlearning:
         return record.id
 
     def _certify(
-        self,
-        chosen: Unlearner,
-        id: RecordId,
-        request: Request,
-        scope: Scope,
-        *,
-        thorough: bool = False,
-        **how: Any,
+        self, chosen: Unlearner, id: RecordId, request: Request, scope: Scope, **how: Any
     ) -> Receipt:
+        """Attack a request; `how` as for `certificate.certify`, and None for what it has itself."""
         from ..unlearning.attacks.backflow import Backflow
         from ..unlearning.attacks.registry import DEFAULT
 
         memories = Backflow(recalled=lambda question: self._recalled(question, scope))
         given = {name: value for name, value in how.items() if value is not None}
-        return chosen.certify(id, request, attacks=(*DEFAULT, memories), thorough=thorough, **given)
+        return chosen.certify(id, request, attacks=(*DEFAULT, memories), **given)
 
     def _recalled(self, question: str, scope: Scope) -> list[str]:
         """Texts that the memories would put before the model."""

@@ -267,7 +267,8 @@ def _logits(agent: Agent, message: str) -> torch.Tensor:
     model, patch = twin(llm.model), agent.unlearners[0].patch(agent.scope)
     ids = llm.tokenizer(message, return_tensors="pt").input_ids.to(model.device)
     with patched(model, patch.open([message]).deltas if patch else {}):
-        return model(ids).logits
+        logits: torch.Tensor = model(ids).logits
+        return logits
 
 
 def _forget(model: str, home: Path) -> Iterator[str | bool]:

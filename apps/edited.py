@@ -13,6 +13,7 @@ from .output import Listing, hinted, many, out
 if TYPE_CHECKING:
     from ..agent.edits import Edited, StandingEdit, Undone
     from ..editors.base import Answer, Receipt
+    from ..memory.record import RecordId
 
 LISTED = 20
 """Receipts that a page shows whole; of more, those that want attention."""
@@ -64,7 +65,7 @@ def show_edits(found: Sequence[StandingEdit]) -> None:
         out.print(escape(hinted("`palimpsest edit --resume` learns those that are not yet")))
 
 
-def show_undone(done: Undone, requests: Mapping[str, str] | None = None) -> None:
+def show_undone(done: Undone, requests: Mapping[RecordId, str] | None = None) -> None:
     """Print what an undoing did.
 
     Args:

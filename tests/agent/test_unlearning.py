@@ -81,7 +81,8 @@ def logits(agent: Agent, message: str) -> torch.Tensor:
     patch = agent.unlearners[0].patch(agent.scope)
     ids = llm.tokenizer(message, return_tensors="pt").input_ids
     with patched(model, patch.open([message]).deltas if patch else {}):
-        return model(ids).logits
+        found: torch.Tensor = model(ids).logits
+        return found
 
 
 def test_what_is_unlearnt_is_in_no_file_and_holds_when_the_agent_is_opened_again(
