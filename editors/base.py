@@ -180,8 +180,9 @@ class Opened:
 class Patch(Protocol):
     """What many changes come to: made from them alone, so it can always be made again."""
 
-    adds: ClassVar[bool]
-    """Whether it adds to what a layer gives, rather than replacing it; see `Weights.adds`."""
+    @property
+    def adds(self) -> bool:
+        """Whether it adds to what a layer gives, rather than replacing it; see `Weights.adds`."""
 
     @property
     def layers(self) -> frozenset[str]:

@@ -52,8 +52,8 @@ def lanes(method: Method, model: str, holding: Sequence[Held]) -> Iterator[Step]
             keyed += zip(together, keys, strict=True)
 
 
-def settings(method: Method, *, applied: bool = True) -> dict[str, Any]:
-    """A method's name and hyper-parameters.
+def settings(method: Any, *, applied: bool = True) -> dict[str, Any]:
+    """A method's name and hyper-parameters, whatever it is a method of.
 
     Args:
         applied: also those that only matter when a patch is applied, so that changing them has
@@ -61,7 +61,7 @@ def settings(method: Method, *, applied: bool = True) -> dict[str, Any]:
     """
     named = {
         field.name: getattr(method, field.name)
-        for field in fields(method)  # type: ignore[arg-type]
+        for field in fields(method)
         if applied or field.name not in method.applied
     }
     return {"name": method.name, **named}

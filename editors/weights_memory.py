@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import Cancelled, CapabilityError, EditError, UnlearnError
 from ..llm.open import UnopenedLLM
-from ..llm.places import Contribution, Place, Weights
+from ..llm.places import Place, Weights
 from ..memory.base import Cue, Memory, StoreContext
 from ..memory.record import Record, Scope
 from .base import Patch, Progress
@@ -102,7 +102,7 @@ class WeightsMemory(Memory):
                 self._learning.release()
         yield from ()
 
-    def recall(self, cue: Cue) -> Contribution:
+    def recall(self, cue: Cue) -> Weights:
         """The patch that the message opens, if any."""
         with self._lock:  # one prompt at a time is routed by the bench's model
             patch, count = self._patch(cue.scope)

@@ -28,6 +28,7 @@ MEMORIES = Registry(
         **dict.fromkeys(CACHES, ".memory.retention.sessions:SessionCache"),
         **dict.fromkeys(EDITORS, ".editors.editor:Editor"),
         **dict.fromkeys(UNLEARNERS, ".unlearning.unlearner:Unlearner"),
+        "refusal": ".unlearning.in_context:InContext",
     },
     group="palimpsest.memories",
 )

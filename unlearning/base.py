@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from threading import Event
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 from ..editors.base import Change, Patch, Progress
 from ..errors import InputError
@@ -219,6 +219,14 @@ class Method(Protocol):
 
     def patch(self, bench: Workbench, learnt: Sequence[Unlearnt]) -> Patch:
         """What the changes of all requests come to, given by age."""
+
+
+@runtime_checkable
+class Noting(Protocol):
+    """A patch that speaks: it has the prompt say something instead of changing a layer."""
+
+    def note(self, prompts: Sequence[str]) -> str | None:
+        """What is to stand before these messages; None if they are about no request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

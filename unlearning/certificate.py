@@ -44,6 +44,7 @@ class Finding:
         samples: on how many.
         numbers: of its parts, after.
         against: whom the samples were told from, where it matters.
+        fair: False where one who never knew may exceed the limit, so that it is told, not judged.
         remedy: what to do if it was not stood.
     """
 
@@ -55,12 +56,13 @@ class Finding:
     samples: int
     numbers: Mapping[str, float] = field(default_factory=dict)
     against: str = ""
+    fair: bool = True
     remedy: str = ""
 
     @property
     def stood(self) -> bool:
-        """Whether no more came back than the limit."""
-        return self.after <= self.limit
+        """Whether no more came back than the limit, as far as that can be judged."""
+        return not self.fair or self.after <= self.limit
 
     @classmethod
     def of(cls, attack: Attack, before: Leak, after: Leak) -> Self:
@@ -74,6 +76,7 @@ class Finding:
             samples=after.samples,
             numbers=dict(after.numbers),
             against=after.against,
+            fair=after.fair,
             remedy=attack.remedy,
         )
 

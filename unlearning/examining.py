@@ -7,7 +7,7 @@ decide by the bare message, whatever template stands around it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from ..editors.measuring import Prober
 from ..editors.rows import Rows
 from ..errors import Cancelled
 from ..llm.twin import patched
+from .base import Noting
 from .measures import exact_memorisation, extraction_strength, mean_nll, min_k, probability
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ..editors.base import Patch
-    from ..llm.places import Delta
 
 BATCH = 16
 """Prompts that are asked at once."""
@@ -136,7 +136,7 @@ class Examiner:
         Raises:
             Cancelled: the event was set.
         """
-        prompts = [self._prompt(ask) for ask in asks]
+        prompts = [self._prompt(ask, patch) for ask in asks]
         order = sorted(range(len(asks)), key=lambda at: len(prompts[at]))
         replies: dict[int, Reply] = {}
         for begin in range(0, len(order), BATCH):
@@ -159,19 +159,19 @@ class Examiner:
         for begin in range(0, len(messages), BATCH):
             part = messages[begin : begin + BATCH]
             deltas = patch.open(part).deltas if patch else {}
-            found.append(self._first(part, deltas))
+            with patched(self._model, deltas):
+                read = self._read([self._prompt(Ask(each), patch) for each in part])
+            found.append(read.last.clone())
         return torch.cat(found)
-
-    def _first(self, messages: Sequence[str], deltas: Mapping[str, Delta]) -> Tensor:
-        with patched(self._model, deltas):
-            return self._read([self._prompt(Ask(each)) for each in messages]).last.clone()
 
     def _chat(self, ask: Ask) -> bool:
         return bool(self._tokenizer.chat_template) and not ask.plain
 
-    def _prompt(self, ask: Ask) -> list[int]:
+    def _prompt(self, ask: Ask, patch: Patch | None) -> list[int]:
         chat, ids = self._chat(ask), self._prober.ids
-        asked = self._prober.asked(ask.message) if chat else ids(ask.message.rstrip())
+        note = patch.note([ask.message]) if isinstance(patch, Noting) else None
+        message = f"{note}\n\n{ask.message}" if note else ask.message
+        asked = self._prober.asked(message) if chat else ids(message.rstrip())
         begun = ask.begun.strip()
         return [*asked, *ids(begun if chat else f" {begun}")] if begun else asked
 

@@ -41,6 +41,7 @@ class RefusalPatch:
         names: of the requests, by id.
     """
 
+    adds = True
     layers: frozenset[str] = frozenset()
 
     def __init__(self, gate: Gate, entries: Sequence[Entry], names: Mapping[RecordId, str]) -> None:

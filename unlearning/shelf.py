@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -190,7 +190,7 @@ def _write(path: Path, content: Mapping[str, object]) -> None:
     write_whole(path, json.dumps(content, ensure_ascii=False).encode())
 
 
-def _every(folder: Path) -> list[tuple[Path, dict[str, object]]]:
+def _every(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     found = []
     for path in sorted(folder.glob("*.json")):
         try:

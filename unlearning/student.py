@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from ..llm.products import quick_products
 from ..llm.twin import blocks, from_block, inputs_of, patched, twin, up_to_block
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ..editors.workbench import Workbench
     from .base import Work
 
@@ -99,7 +101,9 @@ class Student:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             inject_adapter_in_model(config, self.model, ADAPTER)
-        self._adapters = {name: self.model.get_submodule(name) for name in self.names}
+        self._adapters: dict[str, Any] = {
+            name: self.model.get_submodule(name) for name in self.names
+        }
         if begun:
             self._begin(begun)
 
@@ -111,11 +115,13 @@ class Student:
 
     def down(self, name: str) -> Tensor:
         """A of a layer, [R, D_in]."""
-        return self._adapters[name].lora_A[ADAPTER].weight  # type: ignore[union-attr, index, return-value]
+        weight: Tensor = self._adapters[name].lora_A[ADAPTER].weight
+        return weight
 
     def up(self, name: str) -> Tensor:
         """B of a layer, [D_out, R]."""
-        return self._adapters[name].lora_B[ADAPTER].weight  # type: ignore[union-attr, index, return-value]
+        weight: Tensor = self._adapters[name].lora_B[ADAPTER].weight
+        return weight
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -172,21 +178,21 @@ class Student:
         adapters = list(self._adapters.values())
         try:
             for adapter in adapters:
-                adapter.enable_adapters(False)  # type: ignore[operator]
+                adapter.enable_adapters(False)
             with torch.no_grad():
                 yield
         finally:
             for adapter in adapters:
-                adapter.enable_adapters(True)  # type: ignore[operator]
+                adapter.enable_adapters(True)
 
     def close(self) -> None:
         """Take off what is in place of earlier requests."""
         self._kept.close()
 
 
-def linear_layers(model: nn.Module, lowest: int) -> list[str]:
+def linear_layers(model: PreTrainedModel, lowest: int) -> list[str]:
     """Names of all linear layers in the decoder's layers from `lowest` upwards."""
-    stack, layers = blocks(model)  # type: ignore[arg-type]
+    stack, layers = blocks(model)
     return [
         f"{stack}.{index}.{name}"
         for index in range(lowest, len(layers))

@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from threading import Event
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+from ..editors.base import Progress
 from ..editors.lanes import settings
 from ..editors.weights_memory import WeightsMemory
 from ..errors import StoreError, UnlearnFailed
 from ..memory.base import Artefact, Capabilities, Erasure, StoreContext
 from ..memory.record import Record, RecordId, Scope
 from ..memory.screening import UNTRUSTED
-from .base import UNLEARNER, Change, Method, Patch, Progress, Receipt, Request, Unlearnt, Work
+from .base import UNLEARNER, Change, Method, Patch, Receipt, Request, Unlearnt, Work
 from .certificate import Certificate, certify
 from .registry import METHODS
 from .shelf import Held, Material, Shelf
+
+if TYPE_CHECKING:
+    from ..editors.workbench import Workbench
 
 State = Literal["learnt", "pending", "lost"]
 """Lost: not learnt, for this model at least, and its texts are dropped; it is to be asked again."""
@@ -157,8 +161,7 @@ class Unlearner(WeightsMemory):
             Cancelled, UnlearnFailed: as for `learn`.
         """
         with self.sole(cancel):
-            with self._lock:  # a turn that is being routed has layers of the bench's model out
-                bench = self._at_work().second()
+            with self._lock:
                 held = self._held[id]
                 key = self._key(held)
                 before = [each for each in self._learnt(held.owner) if each.id < id]
@@ -169,7 +172,7 @@ class Unlearner(WeightsMemory):
                 keep=lambda passes, tensors: self._shelf.begin(key, passes, tensors),
             )
             try:
-                change = self.method.learn(bench, request, before, work)
+                change = self._taught(request, before, work)
                 if not change.finite:
                     raise UnlearnFailed(
                         f"what {self.name!r} learnt holds values that are no numbers; choose a"
@@ -185,22 +188,33 @@ class Unlearner(WeightsMemory):
                     self._changes[key] = change
                 self._shelf.end(key)
 
+    def _taught(self, request: Request, before: Sequence[Unlearnt], work: Work) -> Change:
+        with self._lock:  # a turn that is being routed has layers of the bench's model out
+            bench = self._at_work().second()
+        return self.method.learn(bench, request, before, work)
+
     # Answering.
 
     def _patch(self, scope: Scope) -> tuple[Patch | None, int]:
         owner = scope.across_sessions()
         with self._lock:
-            if self._bench is None:
-                return None, 0
-            learnt = self._learnt(owner)
+            learnt = self._learnt(owner) if self._able else []
             if not learnt:
                 return None, 0
             keys = tuple(self._key(self._held[each.id]) for each in learnt)
             known, patch = self._patches.get(owner, ((), None))
             if patch is None or known != keys:
-                patch = self.method.patch(self._bench, learnt)
+                patch = self._made(self._at_work, learnt)
                 self._patches[owner] = keys, patch
             return patch, len(learnt)
+
+    @property
+    def _able(self) -> bool:
+        """Whether there is what a patch is made with."""
+        return self._bench is not None
+
+    def _made(self, bench: Callable[[], Workbench], learnt: Sequence[Unlearnt]) -> Patch:
+        return self.method.patch(bench(), learnt)
 
     # What shows it.
 
@@ -254,7 +268,7 @@ class Unlearner(WeightsMemory):
             held, _ = self._known(id)
             held.check(request)
             bench = self._at_work().second()
-            patch = self.method.patch(bench, self._learnt(held.owner))
+            patch = self._made(lambda: bench, self._learnt(held.owner))
         made = certify(bench, patch, request, **how)
         self._note(id, certificate=made.plain())
         return self.receipt(id)

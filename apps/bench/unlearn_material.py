@@ -200,5 +200,5 @@ def _every(at: int, share: float) -> bool:
 
 def _records(path: Path) -> Iterator[Mapping[str, Any]]:
     opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as file:  # type: ignore[operator]
+    with opened(path, "rt", encoding="utf-8") as file:
         yield from map(json.loads, file)

@@ -5,7 +5,7 @@ And how far the two adapters share directions, with the orthogonality loss and w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -61,7 +61,7 @@ def rollback(lab: Laboratory, plan: Plan) -> Iterator[Table]:
 
 
 def _rouge(
-    bench: Workbench, patch: Patch | None, groups: dict[str, Sequence[Sample]], plan: Plan
+    bench: Workbench, patch: Patch | None, groups: Mapping[str, Sequence[Sample]], plan: Plan
 ) -> dict[str, float]:
     examiner = Examiner(bench.model, bench.tokenizer)
     found = {}

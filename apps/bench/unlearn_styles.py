@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from random import Random
 from statistics import fmean
@@ -25,7 +25,7 @@ def _story(text: str) -> str:
     return f"{first} {second} {text}"
 
 
-STYLES = {
+STYLES: dict[str, Callable[[str], str]] = {
     "as given": lambda text: text,
     "lower case": str.lower,
     "polite": lambda text: f"Hello! Could you please tell me: {text} Thank you very much.",
@@ -63,7 +63,7 @@ def styles(lab: Laboratory, plan: Plan) -> Iterator[Table]:
         for name, samples in ways.items():
             if not samples:
                 continue
-            way = STYLES.get(name, lambda text: text)
+            way = STYLES.get(name, STYLES["as given"])
             others = [replace(each, question=way(each.question)) for each in kept]
             rows.append(
                 {

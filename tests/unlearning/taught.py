@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from palimpsest.apps.bench.teach import teach
@@ -45,6 +45,7 @@ def taught(folder: Path, kept: Path) -> Workbench:
 class Idle:
     """Never opens."""
 
+    adds: ClassVar[bool] = True
     layers: frozenset[str] = frozenset()
 
     def open(self, prompts: Sequence[str]) -> Opened:
@@ -62,6 +63,7 @@ class Mute:
     """Of a message with `word` in it the model says nothing but "!", whatever it knows; all other
     tokens are equally unlikely."""
 
+    adds: ClassVar[bool] = False
     bang: int
     word: str = ""
     layers: frozenset[str] = frozenset({"lm_head"})
@@ -89,6 +91,7 @@ class Mute:
 class Nudge:
     """Adds to one matrix for every prompt."""
 
+    adds: ClassVar[bool] = True
     name: str
     difference: Tensor
 

@@ -82,6 +82,13 @@ def test_it_is_the_same_each_time_but_for_the_seconds(bench: Workbench, mute: Mu
     assert made[0] == made[1]
 
 
+def test_what_one_who_never_knew_would_not_stand_is_not_judged(bench: Workbench) -> None:
+    found = certify(bench, Idle(), REQUEST, attacks=(Membership(limit=0.0),))
+    assert found.stood and not found.findings[0].fair
+    against = certify(bench, Idle(), REQUEST, strangers=STRANGERS, attacks=(Membership(limit=0.0),))
+    assert not against.stood and against.findings[0].fair
+
+
 def test_what_was_not_tried_is_told(bench: Workbench, mute: Mute) -> None:
     found = certify(bench, mute, REQUEST, attacks=QUICK, sample=3)
     assert (found.samples, found.of) == (3, 4)

@@ -66,12 +66,14 @@ class Leak:
         samples: on how many.
         numbers: of its parts, by name.
         against: whom the samples were told from, where it matters.
+        fair: False where one who never knew may exceed the limit, so that it is told, not judged.
     """
 
     leak: float
     samples: int
     numbers: Mapping[str, float] = field(default_factory=dict)
     against: str = ""
+    fair: bool = True
 
 
 class Attack(Protocol):

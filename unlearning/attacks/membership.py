@@ -20,14 +20,13 @@ class Membership:
 
     Args:
         sentences: of novels, that stand in where a target has no strangers. They are of another
-            kind than the samples, so the number then says less; `Leak.against` tells.
+            kind than the samples, and any model tells kinds apart, so the leak is then not judged.
     """
 
     name: ClassVar[str] = "membership"
     yardstick: ClassVar[str] = "AUROC"
     remedy: ClassVar[str] = (
-        "learn for more passes, or by a method that lowers the answers' own probability, as NPO;"
-        " without strangers of the same kind the number says little, so give some"
+        "learn for more passes, or by a method that lowers the answers' own probability, as NPO"
     )
     least: ClassVar[int] = 1
     sentences: int = 16
@@ -47,8 +46,9 @@ class Membership:
                 [each.min_k_plus_plus for each in outside],
             ),
         }
-        against = "strangers" if target.strangers else "sentences of novels"
-        return Leak(max(numbers.values()), len(inside), numbers, against)
+        fair = bool(target.strangers)
+        against = "strangers" if fair else "sentences of novels"
+        return Leak(max(numbers.values()), len(inside), numbers, against, fair)
 
 
 def _scored(target: Target, samples: Sequence[Sample]) -> list[Scored]:
