@@ -246,7 +246,7 @@ def _unlearn(model: str) -> Iterator[str | bool]:
         for each in made.findings if made else ():
             stood = "stood" if each.stood else "not stood"
             yield f"attack by {each.attack}: {each.before:.2f}, now {each.after:.2f}: {stood}"
-        yield made is not None and made.stood
+            yield from (f"  {way}: {leak:.2f}" for way, leak in each.numbers.items())
         yield receipt.dropped is not None
         reply = agent.ask(FORGOTTEN, session="after")
         yield f"user:  {FORGOTTEN}\nagent: {' '.join(reply.text.split())}"
