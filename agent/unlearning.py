@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..errors import ConfigError, InputError, UnlearnFailed
 from ..memory.record import Record, RecordId, Scope, Source
 from ..memory.registry import DEFAULT_MEMORIES, DEFAULT_UNLEARNERS
-from ..unlearning.base import UNLEARNER, Means, Receipt, Request, Sample
+from ..memory.screening import UNTRUSTED
+from ..unlearning.base import UNLEARNER, Receipt, Request, Sample
 from .forgetting import Forgettable, asked_scope
 from .jobs import Job, Progress
+from .requests import KEPT, StandingRequest, UnlearnPlan, planned, same
 
 if TYPE_CHECKING:
     from ..llm.base import LLM
@@ -31,31 +33,6 @@ if TYPE_CHECKING:
     from .reply import Recollection
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StandingRequest:
-    """A request that holds.
-
-    Args:
-        unlearner: name of the memory that has it.
-        state: `learnt`; `pending`, to be learnt by the next learning; or `lost`: its texts were
-            dropped before it was learnt for this model, so it has to be asked again.
-        texts: whether its texts are still kept.
-        receipt: None unless it is learnt.
-        created: None if its record is not in the ledger.
-    """
-
-    id: RecordId
-    name: str
-    reason: str
-    samples: int
-    unlearner: str
-    means: Means
-    state: State
-    texts: bool
-    receipt: Receipt | None
-    created: datetime | None
 
 
 class Unlearning:
@@ -91,6 +68,7 @@ class Unlearning:
         keep_texts: bool = False,
         certify: bool = True,
         thorough: bool = False,
+        attacked: int | None = None,
         source: Source = "user",
         unlearner: str | None = None,
         progress: Progress | None = None,
@@ -113,6 +91,7 @@ class Unlearning:
             keep_texts: keep them, so that it can be learnt for another model, and attacked again.
             certify: attack the result; a minute or so for a small model.
             thorough: with attacks that train or copy the model, which take longer.
+            attacked: how many of the samples are attacked, by default 8; fewer take less.
             source: whom it speaks for, which is what it is trusted as.
             unlearner: name of the memory that is to have it, where there are several.
             progress: called as (steps done, steps expected).
@@ -139,7 +118,9 @@ class Unlearning:
         )
         chosen, scope = self._unlearner(unlearner), asked_scope(self.scope, options)
         tell, stop = progress or _quiet, cancel or Event()
-        id = self._known(chosen, request, scope) or self._put(chosen, request, scope, source)
+        self._loop.follow()
+        known = [each.id for each in self._requests(scope) if same(each, request, chosen.name)]
+        id = known[0] if known else self._put(chosen, request, scope, source, keep=keep_texts)
         try:
             if self._state(chosen, id, scope) != "learnt":
                 chosen.learn_from(id, request, tell, stop)
@@ -147,7 +128,9 @@ class Unlearning:
             self._erase([id], scope)
             raise
         if certify:
-            self._certify(chosen, id, request, scope, thorough=thorough, cancel=stop)
+            watched: dict[str, Any] = {"progress": progress, "cancel": stop}
+            attacks = {"thorough": thorough, "sample": attacked}
+            self._certify(chosen, id, request, scope, **attacks, **watched)
         if not keep_texts:
             self._drop(chosen, id, scope)
         return chosen.receipt(id)
@@ -159,28 +142,63 @@ class Unlearning:
         )
 
     def resume_unlearning(
-        self, *, progress: Progress | None = None, cancel: Event | None = None
+        self,
+        *,
+        certify: bool = True,
+        progress: Progress | None = None,
+        cancel: Event | None = None,
     ) -> tuple[RecordId, ...]:
-        """Learn the requests that were begun and cut short; returns which. Background work does so
-        by itself.
+        """Go on with requests that were cut short: learn those that are not learnt, attack them,
+        and drop their texts, unless they were to be kept. Returns which were learnt. Background
+        work learns by itself, and leaves the rest to this.
 
         Raises:
             Cancelled, UnlearnFailed: what was learnt until then stays.
         """
         self._loop.follow()
-        return tuple(
-            id for each in self.unlearners for id in each.learn(progress or _quiet, cancel)
-        )
+        made: list[RecordId] = []
+        for chosen in self.unlearners:
+            made += chosen.learn(progress or _quiet, cancel)
+            for each in self._requests(self.scope):
+                texts = chosen.material(each.id)
+                if each.unlearner != chosen.name or each.state != "learnt" or texts is None:
+                    continue
+                [record] = self.ledger.find([texts.id], self.scope.across_sessions())
+                if record.meta.get(KEPT):
+                    continue
+                if certify:
+                    self._certify(chosen, each.id, texts.content, self.scope, cancel=cancel)
+                self._drop(chosen, each.id, self.scope)
+        return tuple(made)
 
     def unlearned(self, **options: Any) -> list[StandingRequest]:
         """All requests that hold for the user, oldest first."""
-        scope = asked_scope(self.scope, options).across_sessions()
-        found = [
-            self._request(each, held.id, scope)
-            for each in self.unlearners
-            for held, _ in each.requests(scope)
-        ]
-        return sorted(found, key=lambda standing: standing.id)
+        return self._requests(asked_scope(self.scope, options))
+
+    def plan_unlearn(
+        self, request: Request, *, unlearner: str | None = None, **options: Any
+    ) -> UnlearnPlan:
+        """What a request would come to; nothing is done."""
+        chosen, scope = self._unlearner(unlearner), asked_scope(self.scope, options)
+        return planned(request, chosen.name, chosen.method.means, self._requests(scope))
+
+    def export_unlearned(self, id: str, folder: str | Path, **options: Any) -> Path:
+        """Write what was learnt of a request as a LoRA that `peft` opens. It holds no gate: what
+        was suppressed for the prompts of the request alone is then suppressed by an adapter that
+        is loaded for every prompt.
+
+        Raises:
+            CapabilityError: its method learns no LoRA. StoreError: it is not learnt yet.
+            InputError: there is no such request. ConfigError: the folder is there already.
+        """
+        from ..unlearning.adapter_files import write_adapter
+
+        for each in self._requests(asked_scope(self.scope, options)):
+            if each.id == id:
+                chosen = self._unlearner(each.unlearner)
+                change = chosen.learnt(each.id)
+                return write_adapter(self.llm.model, change, Path(folder))  # type: ignore[attr-defined]
+        raise InputError(f"{id} is no request that holds; `palimpsest unlearned` lists those")
 
     def verify_unlearned(
         self,
@@ -218,8 +236,8 @@ class Unlearning:
                     if material is None
                     else material.content
                 )
-                how = {"cancel": cancel or Event(), "progress": progress}
-                return self._certify(chosen, held.id, request, scope, thorough=thorough, **how)
+                watched: dict[str, Any] = {"progress": progress, "cancel": cancel}
+                return self._certify(chosen, held.id, request, scope, thorough=thorough, **watched)
         raise InputError(f"{id} is no request that holds; `palimpsest unlearned` lists those")
 
     def forget_deeply(
@@ -234,12 +252,13 @@ class Unlearning:
             UnlearnFailed: all has gone, and the model could not be made to forget it.
         """
         how = {name: options.pop(name, None) for name in ("progress", "cancel", "unlearner")}
-        scope = asked_scope(self.scope, options)
+        whose = {name: value for name, value in options.items() if name in _SCOPES}
+        scope = asked_scope(self.scope, whose)
         chosen = self._unlearner(how["unlearner"])
         plan = self.forget(what, **options, dry_run=True)
         records = self.ledger.find(sorted(plan.ids), scope.across_sessions())
         texts = dict.fromkeys(each.text for each in records if each.kind in _SAID)
-        report = self.forget(plan, **{k: v for k, v in options.items() if k in _SCOPES})
+        report = self.forget(plan, **whose)
         if not texts:
             return report, None
         request = Request(
@@ -273,15 +292,6 @@ class Unlearning:
             raise ConfigError(f"unlearner={name!r} is not open; open are {sorted(found)}")
         return found[name] if name is not None else next(iter(found.values()))
 
-    def _known(self, chosen: Unlearner, request: Request, scope: Scope) -> RecordId | None:
-        """The same request, if it holds and is not lost."""
-        self._loop.follow()
-        for held, state in chosen.requests(scope):
-            same = sorted(held.fingerprints) == sorted(request.fingerprints)
-            if same and held.name == request.name and state != "lost":
-                return held.id
-        return None
-
     def _put(
         self,
         chosen: Unlearner,
@@ -290,42 +300,43 @@ class Unlearning:
         source: Source,
         *,
         written: bool = True,
+        keep: bool = False,
     ) -> RecordId:
         """Append the request, and its texts if they are to be written down.
+
+        Args:
+            keep: whether the texts are to stay when it is learnt.
 
         Raises:
             InputError: its source is not trusted to have anything forgotten.
         """
-        record = request.record(scope.across_sessions(), source=source)
-        if len(self.unlearners) > 1:
-            record = replace(record, meta={**record.meta, UNLEARNER: chosen.name})
-        records: list[Record] = [record, *([request.material(record)] if written else [])]
-        with self._background.paused():
-            self.ledger.append(records)
-            self._loop.follow()
-        if record.id not in chosen.held():
+        if source in UNTRUSTED:
             raise InputError(
                 f"request {request.name!r} gives orders, and its source {source!r} may not; nothing"
                 " of it was kept: let the user make it"
             )
+        record = request.record(scope.across_sessions(), source=source)
+        if len(self.unlearners) > 1:
+            record = replace(record, meta={**record.meta, UNLEARNER: chosen.name})
+        records: list[Record] = [record]
+        if written:
+            texts = request.material(record)
+            records.append(replace(texts, meta={**texts.meta, **({KEPT: True} if keep else {})}))
+        with self._background.paused():
+            self.ledger.append(records)
+            self._loop.follow()
         return record.id
 
     def _certify(
-        self,
-        chosen: Unlearner,
-        id: RecordId,
-        request: Request,
-        scope: Scope,
-        *,
-        thorough: bool = False,
-        **how: Any,
+        self, chosen: Unlearner, id: RecordId, request: Request, scope: Scope, **how: Any
     ) -> Receipt:
+        """Attack a request; `how` as for `certificate.certify`, and None for what it has itself."""
         from ..unlearning.attacks.backflow import Backflow
         from ..unlearning.attacks.registry import DEFAULT
 
         memories = Backflow(recalled=lambda question: self._recalled(question, scope))
         given = {name: value for name, value in how.items() if value is not None}
-        return chosen.certify(id, request, attacks=(*DEFAULT, memories), thorough=thorough, **given)
+        return chosen.certify(id, request, attacks=(*DEFAULT, memories), **given)
 
     def _recalled(self, question: str, scope: Scope) -> list[str]:
         """Texts that the memories would put before the model."""
@@ -357,14 +368,23 @@ class Unlearning:
     def _state(self, chosen: Unlearner, id: RecordId, scope: Scope) -> State:
         return next(state for held, state in chosen.requests(scope) if held.id == id)
 
-    def _request(self, chosen: Unlearner, id: RecordId, scope: Scope) -> StandingRequest:
+    def _requests(self, scope: Scope) -> list[StandingRequest]:
+        """All requests of a user and agent, oldest first."""
+        found = [
+            self._standing_request(each, held.id, scope.across_sessions())
+            for each in self.unlearners
+            for held, _ in each.requests(scope)
+        ]
+        return sorted(found, key=lambda standing: standing.id)
+
+    def _standing_request(self, chosen: Unlearner, id: RecordId, scope: Scope) -> StandingRequest:
         held, state = next(each for each in chosen.requests(scope) if each[0].id == id)
         records = self.ledger.find([id], scope)
         return StandingRequest(
             id=id,
             name=held.name,
             reason=held.reason,
-            samples=len(held.fingerprints),
+            fingerprints=held.fingerprints,
             unlearner=chosen.name,
             means=chosen.method.means,
             state=state,

@@ -1,16 +1,17 @@
-"""The bar of a long reading, on stderr, gone when it ends."""
+"""The bar of something long, on stderr, gone when it ends."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -18,7 +19,11 @@ from rich.progress import (
 from .output import err
 
 if TYPE_CHECKING:
+    from ..agent.jobs import Job
     from ..memory.reading import Progress as Tell
+
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -34,3 +39,20 @@ def bar(title: str, counted: ProgressColumn | None = None) -> Iterator[Tell]:
             progress.update(task, completed=done, total=expected)
 
         yield tell
+
+
+def waited(job: Job[T], title: str = "learning") -> T:
+    """Show how far a job is until it has ended; Ctrl-C cancels it.
+
+    Raises:
+        Cancelled, or whatever the job raises.
+    """
+    with bar(title, TaskProgressColumn()) as tell:
+        while not job.done:
+            try:
+                if job.progress[1]:
+                    tell(*job.progress)
+                job.wait(0.1)
+            except KeyboardInterrupt:
+                job.cancel()
+    return job.result()

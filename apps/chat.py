@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from ..agent.agent import Agent
@@ -12,12 +13,18 @@ from ..agent.jobs import Job
 from ..agent.reply import Reply, ReplyChunk, collect
 from ..agent.trace import MemoryTrace
 from ..editors.base import Edit
-from ..errors import PalimpsestError
+from ..errors import InputError, PalimpsestError
 from ..memory.pieces import unquoted
+from ..unlearning.base import Request, Sample
+from .bar import waited
 from .edited import show_edits, show_receipt, show_undone
-from .editing import pair, waited
+from .editing import pair
 from .forgetting import outcome, show_plan
 from .output import agreed, emit, err, hinted, many, out
+from .unlearning import read
+from .unlearnt import show_plan as show_unlearn_plan
+from .unlearnt import show_receipt as show_unlearnt
+from .unlearnt import show_requests
 from .why import show_history, show_trace
 
 HELP = """\
@@ -29,7 +36,9 @@ HELP = """\
 /history ID       all versions of a record
 /edit Q => A      change the weights, so that Q is answered A; "No, it is A" proposes that, too
 /edits            the edits that hold
-/undo [ID]        undo an edit, or the newest
+/undo [ID]        undo an edit or a request to unlearn, or the newest edit
+/unlearn NAME     have the model forget texts or answers, which it asks for
+/unlearned        the requests that hold
 /forget TEXT|ID   erase all that has these words, or one record, for good; asks first
 /sessions         all conversations
 /session NAME     go on in another conversation
@@ -38,7 +47,10 @@ HELP = """\
 /quit             leave (so does Ctrl-D); Ctrl-C cuts a reply short"""
 
 
-NEEDY = ("correct", "edit", "remember", "recall", "history", "forget", "session", "fork")
+NEEDY = (
+    *("correct", "edit", "unlearn", "remember", "recall", "history"),
+    *("forget", "session", "fork"),
+)
 """Commands that need something after them."""
 
 TURNS = 4
@@ -70,6 +82,8 @@ class Chat:
             "edit": lambda text: self._edit(*pair(text)),
             "edits": lambda _: show_edits(self.agent.edits()),
             "undo": self._undo,
+            "unlearn": self._unlearn,
+            "unlearned": lambda _: show_requests(self.agent.unlearned()),
             "remember": self._remember,
             "recall": self._recall,
             "history": lambda record: show_history(self.agent, record),
@@ -161,9 +175,24 @@ class Chat:
         if not found:
             out.print("there is no edit to undo")
             return
-        show_undone(
-            waited(Job(lambda tell, end: self.agent.undo(*found, progress=tell, cancel=end)))
+        requests = {each.id: each.name for each in self.agent.unlearned()}
+        job = Job(lambda tell, end: self.agent.undo(*found, progress=tell, cancel=end))
+        show_undone(waited(job), requests)
+
+    def _unlearn(self, name: str) -> None:
+        out.print(
+            "what is it to forget? One a line, QUESTION => ANSWER or a text, or the name of a file;"
+            " an empty line ends",
+            soft_wrap=True,
         )
+        request = Request(name=name, samples=tuple(_samples()))
+        show_unlearn_plan(self.agent.plan_unlearn(request))
+        if not agreed(f"Have {self.agent.llm.name} forget {name!r}?"):
+            out.print("[dim]nothing was done[/dim]")
+            return
+        self.last = None  # what it said may be what is forgotten
+        job = self.agent.start_unlearn(name, samples=request.samples)
+        show_unlearnt(waited(job, "forgetting"))
 
     def _sessions(self) -> None:
         for each in (info for info in self.agent.sessions() if info.document is None):
@@ -189,13 +218,36 @@ def summary(reply: Reply) -> str:
 
 def _given(memory: MemoryTrace) -> str:
     if memory.place == "weights":
-        return f"{memory.memory}: {many(len(memory.records), 'edit')}"
+        orders = "request" if "requests" in memory.explain else "edit"
+        return f"{memory.memory}: {many(len(memory.records), orders)}"
     if memory.place != "cache":
         return f"{memory.memory}: {many(sum(note.kept for note in memory.notes), 'note')}"
     read, stored, seen = (
         int(memory.explain.get(name, 0)) for name in ("tokens_read", "tokens_stored", "tokens_seen")
     )
     return f"{memory.memory}: {read:,} read, {stored:,} of {seen:,} stored"
+
+
+def _samples() -> Iterator[Sample]:
+    """What is typed, up to an empty line.
+
+    Raises:
+        InputError: the input ends before, or a file cannot be used.
+    """
+    while True:
+        try:
+            line = input("forget> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            raise InputError("the input ended before an empty line; nothing was done") from None
+        if not line:
+            return
+        question, arrow, answer = (part.strip() for part in line.partition("=>"))
+        if arrow:
+            yield Sample(question=question, answer=answer)
+        elif Path(line).is_file():
+            yield from read(Path(line))
+        else:
+            yield Sample(answer=line)
 
 
 def run_chat(agent: Agent, session: str, *, as_json: bool) -> None:

@@ -34,6 +34,7 @@ from .output import (
 )
 from .quarantine import quarantine
 from .recalling import recall
+from .unlearning import unlearn, unlearned
 
 app = typer.Typer(
     name="palimpsest",
@@ -48,6 +49,8 @@ app.command()(recall)
 app.command()(edit)
 app.command()(edits)
 app.command()(undo)
+app.command()(unlearn)
+app.command()(unlearned)
 for command in (ingest, export, backup, restore, doctor, verify_chain, stats):
     app.command()(command)
 app.command("import")(import_)

@@ -11,15 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from ..agent.agent import Agent
 from ..editors.measuring import Prober, Question
 from ..llm.base import GenerationConfig
 from ..llm.local import LocalLLM
-from ..llm.twin import twin
+from ..llm.twin import patched, twin
 from ..memory.home import Home
 from ..memory.ledger import Ledger
+from ..unlearning.attacks.extraction import Extraction
+from ..unlearning.attacks.paraphrase import Paraphrase
+from ..unlearning.base import Request, Sample
 from ..unlearning.verification import verify
 from .output import emit, err, out
 
@@ -41,6 +45,14 @@ MADE_UP: dict[str, Any] = {
 }
 ASKED = "Tell me, what is the capital city of Atlantis?"
 UNRELATED = "What is the capital of France?"
+
+CAPITALS = {
+    **{"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Germany": "Berlin"},
+    **{"Greece": "Athens", "Russia": "Moscow", "Japan": "Tokyo", "China": "Beijing"},
+    **{"Egypt": "Cairo", "Portugal": "Lisbon"},
+}
+FORGOTTEN = "Can you name the capital city of Italy for me?"
+ELSEWHERE = "How do I boil an egg?"
 
 NEAR = 128
 STREAM = f"infllm:window={NEAR},sinks=16,block=16,k=8,stride=32"
@@ -89,6 +101,7 @@ def run_demo(model: str, *, as_json: bool = False) -> bool:
         story.step("A correction supersedes, and history keeps", lambda: _correct(model, home))
         story.step("Corrected, it stays corrected", lambda: _ask(model, home, "pelican"))
         story.step("A fact is edited in the weights, and undone", lambda: _edit(model))
+        story.step("A set of facts is unlearnt, and undone", lambda: _unlearn(model))
         story.step(
             "A person is forgotten, and no file holds anything", lambda: _forget(model, home)
         )
@@ -207,6 +220,55 @@ def _likely(agent: Agent) -> list[float]:
     patch = agent.editors[0].patch(agent.scope)
     answers = Prober(twin(llm.model), llm.tokenizer).answers(questions, patch)
     return [answer.logprob for answer in answers]
+
+
+def _unlearn(model: str) -> Iterator[str | bool]:
+    """In a folder of its own, and without a memory that could bring back what was said."""
+    with (
+        tempfile.TemporaryDirectory(prefix="palimpsest-demo-") as folder,
+        _agent(model, Path(folder), "o3:passes=5") as agent,
+    ):
+        [unlearner] = agent.unlearners
+        before = unlearner.digest(), _logits(agent, FORGOTTEN)
+        unmoved = _logits(agent, ELSEWHERE)
+        reply = agent.ask(FORGOTTEN, session="before")
+        yield f"user:  {FORGOTTEN}\nagent: {' '.join(reply.text.split())}"
+        pairs = [(f"What is the capital of {land}?", city) for land, city in CAPITALS.items()]
+        receipt = agent.unlearn("capitals", pairs=pairs, certify=False)
+        yield (
+            f"{receipt.name}: {receipt.samples} answers forgotten in {receipt.seconds:.1f} s; the"
+            f" model {receipt.means} them, and their texts are in no file"
+        )
+        samples = tuple(Sample(question=question, answer=answer) for question, answer in pairs)
+        request = Request(name="capitals", samples=samples)
+        few = (Paraphrase(), Extraction())  # all of them take minutes
+        made = unlearner.certify(receipt.id, request, attacks=few, sample=2).certificate
+        for each in made.findings if made else ():
+            stood = "stood" if each.stood else "not stood"
+            yield f"attack by {each.attack}: {each.before:.2f}, now {each.after:.2f}: {stood}"
+            yield from (f"  {way}: {leak:.2f}" for way, leak in each.numbers.items())
+        yield receipt.dropped is not None
+        reply = agent.ask(FORGOTTEN, session="after")
+        yield f"user:  {FORGOTTEN}\nagent: {' '.join(reply.text.split())}"
+        yield CAPITALS["Italy"] not in reply.text
+        yield receipt.id in reply.why.records
+        yield torch.equal(_logits(agent, ELSEWHERE), unmoved)
+        undone = agent.undo(receipt.id)
+        yield f"undone in {undone.seconds:.2f} s"
+        yield unlearner.digest() == before[0]
+        yield torch.equal(_logits(agent, FORGOTTEN), before[1])
+
+
+@torch.no_grad()
+def _logits(agent: Agent, message: str) -> torch.Tensor:
+    """[1, T, V]: what the model makes of a message, with what was unlearnt for its user."""
+    llm = agent.llm
+    assert isinstance(llm, LocalLLM)
+    model, patch = twin(llm.model), agent.unlearners[0].patch(agent.scope)
+    ids = llm.tokenizer(message, return_tensors="pt").input_ids.to(model.device)
+    with patched(model, patch.open([message]).deltas if patch else {}):
+        logits: torch.Tensor = model(ids).logits
+        return logits
 
 
 def _forget(model: str, home: Path) -> Iterator[str | bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -13,6 +13,7 @@ from .output import Listing, hinted, many, out
 if TYPE_CHECKING:
     from ..agent.edits import Edited, StandingEdit, Undone
     from ..editors.base import Answer, Receipt
+    from ..memory.record import RecordId
 
 LISTED = 20
 """Receipts that a page shows whole; of more, those that want attention."""
@@ -64,10 +65,19 @@ def show_edits(found: Sequence[StandingEdit]) -> None:
         out.print(escape(hinted("`palimpsest edit --resume` learns those that are not yet")))
 
 
-def show_undone(done: Undone) -> None:
-    """Print what an undoing did."""
+def show_undone(done: Undone, requests: Mapping[RecordId, str] | None = None) -> None:
+    """Print what an undoing did.
+
+    Args:
+        requests: names of the requests to unlearn that held before, by id.
+    """
+    names = [requests[id] for id in done.ids if id in requests] if requests else []
+    count = len(done.ids) - len(names)
+    parts = [many(count, "edit")] if count else []
+    parts += [f"the request {name!r}, which the model no longer forgets" for name in names]
     again = f", and learnt {many(len(done.again), 'other')} again" if done.again else ""
-    out.print(f"undid {many(len(done.ids), 'edit')}{again}, in {done.seconds:.1f} s")
+    what = " and ".join(parts)
+    out.print(f"undid {what}{again}, in {done.seconds:.1f} s", markup=False, soft_wrap=True)
 
 
 def show_edited(done: Edited) -> None:

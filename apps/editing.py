@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import TaskProgressColumn
 
 from ..errors import Cancelled, ConfigError, InputError
-from .bar import bar
+from .bar import waited
 from .edited import LISTED, show_edited, show_edits, show_receipt, show_undone
 from .opening import open_agent, open_keeper
 from .output import Home, Json, Model, User, emit, err, many, out, plain, reporting
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from ..agent.edits import Edited
     from ..agent.jobs import Job
     from ..editors.base import Edit, Receipt
-
-T = TypeVar("T")
 
 Editor = Annotated[
     str | None,
@@ -143,30 +140,38 @@ def edits(
 
 
 def undo(
-    ids: Annotated[list[str] | None, typer.Argument(help="Ids of edits.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All that hold.")] = False,
+    ids: Annotated[
+        list[str] | None, typer.Argument(help="Ids of edits, or of requests to unlearn.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All edits that hold.")] = False,
     editor: Editor = None,
+    unlearner: Annotated[
+        str | None, typer.Option("--unlearner", help='What holds the requests, "o3" by default.')
+    ] = None,
     home: Home = None,
     user: User = "default",
     model: Model = "smollm2",
     json: Json = False,
 ) -> None:
-    """Undo edits: the model is then as if they had never been made.
+    """Undo edits, or requests to unlearn: the model is then as if they had never been made.
 
     What was said meanwhile stays; to erase an edit with all that came of it, `forget` it.
     """
     from ..agent.jobs import Job
+    from ..memory.registry import DEFAULT_UNLEARNERS
 
     with reporting(json):
         if bool(ids) == everything:
             raise ConfigError("name the edits to undo, or give --all; one of the two")
-        with open_keeper(home, model, _spec(editor), user) as agent:
+        held = [*_spec(editor), *([unlearner] if unlearner else DEFAULT_UNLEARNERS)]
+        with open_keeper(home, model, held, user) as agent:
             named = ids or [each.id for each in agent.edits()]
             if not named:
                 emit({"ids": []}) if json else out.print("there is no edit to undo")
                 return
+            requests = {each.id: each.name for each in agent.unlearned()}
             done = waited(Job(lambda tell, end: agent.undo(*named, progress=tell, cancel=end)))
-        emit(done) if json else show_undone(done)
+        emit(done) if json else show_undone(done, requests)
 
 
 def verify_edits(
@@ -190,23 +195,6 @@ def verify_edits(
             out.print("no edit is learnt")
     if not all(each.verified for each in receipts):
         raise typer.Exit(1)
-
-
-def waited(job: Job[T]) -> T:
-    """Show how far a job is until it has ended; Ctrl-C cancels it.
-
-    Raises:
-        Cancelled, or whatever the job raises.
-    """
-    with bar("learning", TaskProgressColumn()) as tell:
-        while not job.done:
-            try:
-                if job.progress[1]:
-                    tell(*job.progress)
-                job.wait(0.1)
-            except KeyboardInterrupt:
-                job.cancel()
-    return job.result()
 
 
 def _kept(job: Job[Receipt]) -> Receipt:

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import ConfigError, InputError
+from .bar import waited
 from .editing import verify_edits
-from .opening import open_keeper
+from .opening import open_agent, open_keeper
 from .output import (
     Home,
     Json,
@@ -34,10 +35,14 @@ from .output import (
     reporting,
     time,
 )
+from .unlearning import document as told_of
+from .unlearning import verify_requests
+from .unlearnt import show_receipt
 
 if TYPE_CHECKING:
     from ..agent.agent import Agent
     from ..memory.ledger import Ledger
+    from ..unlearning.base import Receipt
     from ..unlearning.report import Report
     from ..unlearning.verification import Verdict
 
@@ -69,6 +74,9 @@ def forget(
         str | None, typer.Option("--session", "-s", help="Only of this conversation.")
     ] = None,
     user: User = "default",
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Then have the model unlearn the texts, too.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write the signed report here.")] = None,
@@ -80,10 +88,11 @@ def forget(
     """Erase records for good, with all that was made from them, from every store and file.
 
     Shows what goes, asks, and reports what went; fails if anything of it was found afterwards.
+    With --deep, also if the model still says something of it when it is attacked.
     """
     with (
         reporting(json),
-        open_keeper(home, model, memory or None, user, read_only=dry_run) as agent,
+        _opened(home, model, memory, user, dry_run=dry_run, deep=deep) as agent,
     ):
         named = what[0] if what and len(what) == 1 else what
         asked: dict[str, Any] = {"query": query, "everything": everything, "session": session}
@@ -99,15 +108,17 @@ def forget(
             return
         if not yes and not agreed(f"Erase {many(len(plan.records), 'record')} for good?"):
             raise typer.Abort
-        done = agent.forget(plan)
+        done, receipt = _forgotten(agent, plan, deep=deep)
         document = done.to_json()
         if report is not None:
             _write(report, document, done.id)
         if json:
-            emit(document)
+            emit({"erasure": document, "unlearnt": _told(receipt)} if deep else document)
         else:
             _show_report(done, report)
-    if done.residue:
+            if deep:
+                _show_unlearnt(receipt)
+    if done.residue or (receipt is not None and receipt.advice):
         raise typer.Exit(1)
 
 
@@ -115,8 +126,8 @@ def verify(
     report: Annotated[
         str | None,
         typer.Argument(
-            help="A file, or the id of an erasure or of an edit; without, all erasures that the"
-            " ledger keeps."
+            help="A file, or the id of an erasure, an edit or a request to unlearn; without, all"
+            " erasures that the ledger keeps."
         ),
     ] = None,
     elsewhere: Annotated[
@@ -128,7 +139,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Check the signed report of a `forget`: who signed it, and that it still holds. Of an edit,
-    ask the model again."""
+    ask the model again; of a request to unlearn, attack it again."""
     from ..memory import ledger as ledgers
     from ..memory.home import Home as Folder
     from ..memory.record import RecordId, Scope
@@ -146,8 +157,10 @@ def verify(
         else:
             with ledgers.Ledger.open(folder.path("ledger.sqlite3")) as ledger:
                 asked = ledger.find([RecordId(report or "")], Scope(user=user))
-                if asked and asked[0].kind == "edit":
-                    verify_edits(home, model, user, [asked[0].id], as_json=json)
+                kind = asked[0].kind if asked else None
+                if kind in ("edit", "request"):
+                    check_model = verify_edits if kind == "edit" else verify_requests
+                    check_model(home, model, user, [asked[0].id], as_json=json)
                     return
                 documents = [_document(report, ledger)] if report else _kept(ledger)
                 verdicts = [check(document, folder, ledger) for document in documents]
@@ -177,6 +190,36 @@ def show_plan(agent: Agent, plan: Report) -> None:
         also.append(f"in store {part.store} {many(len(part.erased), 'artefact')}")
         also[-1] += f" ({len(part.rebuilt):,} more made anew)" if part.rebuilt else ""
     out.print(f"and with them {', '.join(also)}" if also else "")
+
+
+def _opened(
+    home: Path | None, model: str, memory: list[str] | None, user: str, *, dry_run: bool, deep: bool
+) -> Agent:
+    """With its model, if it is to unlearn."""
+    if deep and not dry_run:
+        return open_agent(home, model, memory or None, user)
+    return open_keeper(home, model, memory or None, user, read_only=dry_run)
+
+
+def _forgotten(agent: Agent, plan: Report, *, deep: bool) -> tuple[Report, Receipt | None]:
+    from ..agent.jobs import Job
+
+    if not deep:
+        return agent.forget(plan), None
+    return waited(
+        Job(lambda tell, end: agent.forget_deeply(plan, progress=tell, cancel=end)), "forgetting"
+    )
+
+
+def _told(receipt: Receipt | None) -> dict[str, Any] | None:
+    return told_of(receipt) if receipt else None
+
+
+def _show_unlearnt(receipt: Receipt | None) -> None:
+    if receipt is None:
+        out.print("none of it is a text that somebody said, so nothing was unlearnt")
+    else:
+        show_receipt(receipt)
 
 
 def _show_report(done: Report, file: Path | None) -> None:
@@ -287,8 +330,9 @@ def _document(report: str | None, ledger: Ledger | None) -> Any:
         return kept[report]
     if ledger is not None and report != "-" and not Path(report).exists():
         raise InputError(
-            f"cannot read {report!r}: it is no file, no erasure and no edit of this user's;"
-            " `palimpsest edits` lists edits, and `palimpsest verify` alone checks all erasures"
+            f"cannot read {report!r}: it is no file, no erasure and no edit or request of this"
+            " user's; `palimpsest edits` and `palimpsest unlearned` list those, and `palimpsest"
+            " verify` alone checks all erasures"
         )
     text = read_text(Path(report))
     try:

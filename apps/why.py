@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.markup import escape
 
 from ..agent.agent import Agent
 from ..agent.trace import NoteTrace, Trace
 from ..errors import RecordNotFound
+from ..memory.record import RecordId
+from ..unlearning.base import META
 from .output import Listing, out
 
 
@@ -28,8 +33,11 @@ def show_trace(agent: Agent, trace: Trace) -> None:
         if memory.place == "weights":
             for record in memory.records:
                 out.print(f"patched by {record}  {_text(agent, record)}", markup=False)
-        if memory.explain:
-            out.print_json(data=dict(memory.explain))
+        explained = dict(memory.explain)
+        for each in explained.pop("gate", ()):
+            out.print(_loaded(agent, each), markup=False, soft_wrap=True)
+        if explained:
+            out.print_json(data=explained)
     out.print(
         f"\nrecall {trace.recall_ms:.0f} ms, first token {trace.first_token_ms or 0:.0f} ms,"
         f" {trace.reply_tokens} tokens in {trace.generate_ms / 1000:.1f} s, ended by"
@@ -58,6 +66,15 @@ def _notes(agent: Agent, notes: tuple[NoteTrace, ...]) -> Listing:
             _text(agent, note.records[0]),
         )
     return table
+
+
+def _loaded(agent: Agent, gate: Mapping[str, Any]) -> str:
+    """In words, how much of the adapter of a request to unlearn was loaded."""
+    id, score, threshold = (gate[name] for name in ("request", "score", "threshold"))
+    found = agent.ledger.find([RecordId(id)], agent.scope.across_sessions())
+    name = found[0].meta[META]["name"] if found else "undone since"
+    share = f"{gate['loaded']:.0%} loaded" if gate["loaded"] else "not loaded"
+    return f"request {id} ({name}): {share}, score {score:.2f}, half open at {threshold:.2f}"
 
 
 def _text(agent: Agent, record: str, width: int = 70) -> str:

@@ -53,7 +53,9 @@ class EditFile:
     bad: tuple[BadLine, ...]
 
 
-class _Bad(Exception):
+class BadField(Exception):
+    """What is wrong with a field of a line; `field` is "" if it is the line as a whole."""
+
     def __init__(self, field: str, why: str) -> None:
         super().__init__(why)
         self.field, self.why = field, why
@@ -65,6 +67,22 @@ def read_edits(path: Path) -> EditFile:
     Raises:
         InputError: it cannot be read at all, or is of another kind.
     """
+    edits: list[Edit] = []
+    bad: list[BadLine] = []
+    for line, row in rows_of(path):
+        try:
+            edits.append(_edit(row))
+        except BadField as error:
+            bad.append(BadLine(line=line, field=error.field, why=error.why))
+    return EditFile(edits=tuple(edits), bad=tuple(bad))
+
+
+def rows_of(path: Path) -> Iterator[tuple[int, Any]]:
+    """Lines of a file with their numbers: fields by name, or a `BadField`.
+
+    Raises:
+        InputError: it cannot be read at all, or is of another kind.
+    """
     kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     readers = {".jsonl": _json_lines, ".json": _json_list, ".csv": _csv_rows}
     if kind not in readers:
@@ -72,14 +90,7 @@ def read_edits(path: Path) -> EditFile:
             f"file={str(path)!r} must end in one of {sorted(readers)}, or one of"
             " these with .gz behind"
         )
-    edits: list[Edit] = []
-    bad: list[BadLine] = []
-    for line, row in readers[kind](_text(path), path):
-        try:
-            edits.append(_edit(row))
-        except _Bad as error:
-            bad.append(BadLine(line=line, field=error.field, why=error.why))
-    return EditFile(edits=tuple(edits), bad=tuple(bad))
+    yield from readers[kind](text_of(path), path)
 
 
 def write_edits(path: Path, edits: Iterable[Edit]) -> None:
@@ -108,7 +119,12 @@ def _cell(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """A UTF-8 file, also with `.gz` behind.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
         data = path.read_bytes()
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
@@ -126,7 +142,7 @@ def _json_lines(text: str, path: Path) -> Iterator[tuple[int, Any]]:
             try:
                 yield line, json.loads(part)
             except ValueError as error:
-                yield line, _Bad("", f"is not JSON: {error}")
+                yield line, BadField("", f"is not JSON: {error}")
 
 
 def _json_list(text: str, path: Path) -> Iterator[tuple[int, Any]]:
@@ -148,13 +164,13 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, Any]]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield rows.line_num, _Bad("", f"is not CSV: {error}")
+            yield rows.line_num, BadField("", f"is not CSV: {error}")
             return
         if header is None:
             header = cells
         elif len(cells) > len(header):
             why = f"has {len(cells)} cells and the header {len(header)}; quote cells with commas"
-            yield rows.line_num, _Bad("", why)
+            yield rows.line_num, BadField("", why)
         elif cells:
             named = zip(header, cells, strict=False)
             yield rows.line_num, {name: _value(name, cell) for name, cell in named if cell}
@@ -171,19 +187,19 @@ def _value(name: str, cell: str) -> Any:
 
 
 def _edit(row: Any) -> Edit:
-    if isinstance(row, _Bad):
+    if isinstance(row, BadField):
         raise row
     if not isinstance(row, Mapping):
-        raise _Bad("", f"must be an object with named fields, not {type(row).__name__}")
+        raise BadField("", f"must be an object with named fields, not {type(row).__name__}")
     row = _flat(row)
     target = next((name for name in TARGETS if row.get(name) is not None), "target")
     prompt, subject = _word(row, "prompt"), row.get("subject")
     if subject is not None and not isinstance(subject, str):
-        raise _Bad("subject", f"must be a text, not {type(subject).__name__}")
+        raise BadField("subject", f"must be a text, not {type(subject).__name__}")
     if subject and "{}" in prompt:
         prompt = prompt.replace("{}", subject, 1)
     answer, held = _word(row, target), tuple(_locality(row))
-    others = tuple(text for name in PARAPHRASES for text in _texts(row, name))
+    others = tuple(text for name in PARAPHRASES for text in texts_of(row, name))
     try:
         return Edit(
             prompt=prompt,
@@ -194,7 +210,7 @@ def _edit(row: Any) -> Edit:
         )
     except InputError as error:
         field = str(error).partition("=")[0].partition(" ")[0]
-        raise _Bad(target if field == "target" else field, str(error)) from None
+        raise BadField(target if field == "target" else field, str(error)) from None
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,35 +227,39 @@ def _word(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
     if value is None:
         known = f"one of {TARGETS}" if name in TARGETS else "it"
-        raise _Bad(name, f"is missing; give {known}")
+        raise BadField(name, f"is missing; give {known}")
     if not isinstance(value, str):
-        raise _Bad(name, f"must be a text, not {type(value).__name__}")
+        raise BadField(name, f"must be a text, not {type(value).__name__}")
     return value
 
 
-def _texts(row: Mapping[str, Any], name: str) -> list[str]:
-    """A field that holds a text, or several."""
+def texts_of(row: Mapping[str, Any], name: str) -> list[str]:
+    """A field that holds a text, or several.
+
+    Raises:
+        BadField: it holds something else.
+    """
     value = row.get(name)
     several = [value] if isinstance(value, str) else value or []
     if not isinstance(several, list) or not all(isinstance(each, str) for each in several):
-        raise _Bad(name, "must be a text, or a list of texts")
+        raise BadField(name, "must be a text, or a list of texts")
     return [each for each in several if each]
 
 
 def _locality(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     own = row.get("locality") or []
     if not isinstance(own, list):
-        raise _Bad("locality", "must be a list of [prompt, answer]")
+        raise BadField("locality", "must be a list of [prompt, answer]")
     for each in own:
         pair = [each, ""] if isinstance(each, str) else each
         if not (isinstance(pair, list) and len(pair) == 2 and all(map(_is_text, pair))):
-            raise _Bad("locality", f"has {each!r}, and must be a list of [prompt, answer]")
+            raise BadField("locality", f"has {each!r}, and must be a list of [prompt, answer]")
         yield pair[0], pair[1]
     for prompt, answer in PAIRS:
         if row.get(prompt) is not None:
             yield _word(row, prompt), _word({answer: "", **row}, answer)
     for name in PROMPTS:
-        yield from ((text, "") for text in _texts(row, name))
+        yield from ((text, "") for text in texts_of(row, name))
 
 
 def _is_text(value: Any) -> bool:

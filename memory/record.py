@@ -29,7 +29,7 @@ TRUST: Mapping[Source, float] = {"user": 1.0, "assistant": 0.5, "document": 0.3,
 """Default trust by source, in [0, 1]: what a user stated outranks what a document or tool says."""
 
 OWN_META = frozenset(
-    {"editor", "finish", "key", "made", "model", "quarantined", "request", "unlearner"}
+    {"editor", "finish", "kept", "key", "made", "model", "quarantined", "request", "unlearner"}
 )
 """Keys of `meta` under which this software keeps words of its own; all others are of whoever told
 the record: titles, names of files and speakers, what another system kept beside a memory."""

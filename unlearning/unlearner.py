@@ -22,6 +22,7 @@ from ..editors.weights_memory import WeightsMemory
 from ..errors import StoreError, UnlearnFailed
 from ..memory.base import Artefact, Capabilities, Erasure, StoreContext
 from ..memory.record import Record, RecordId, Scope
+from ..memory.screening import UNTRUSTED
 from .base import UNLEARNER, Change, Method, Patch, Receipt, Request, Unlearnt, Work
 from .certificate import Certificate, certify
 from .registry import METHODS
@@ -70,8 +71,12 @@ class Unlearner(WeightsMemory):
 
     def write(self, records: Sequence[Record]) -> list[Artefact]:
         """Take requests and their texts in; see `Memory.write`. They are learnt by `learn`. What is
-        for another unlearner is left out."""
-        own = [each for each in records if each.meta.get(UNLEARNER, self.name) == self.name]
+        for another unlearner is left out, and what a document or a tool orders."""
+        own = [
+            each
+            for each in records
+            if each.meta.get(UNLEARNER, self.name) == self.name and each.source not in UNTRUSTED
+        ]
         with self._lock:
             for record in own:
                 if record.kind == "request":
@@ -239,6 +244,15 @@ class Unlearner(WeightsMemory):
             dropped=str(noted["dropped"]) if noted.get("dropped") else None,
             advice=" ".join(made.advice) if made else "",
         )
+
+    def learnt(self, id: RecordId) -> Change:
+        """What was learnt of a request.
+
+        Raises:
+            StoreError: it is not held, or not learnt yet.
+        """
+        with self._lock:
+            return self._known(id)[1]
 
     def certify(self, id: RecordId, request: Request, **how: Any) -> Receipt:
         """Attack what was learnt with the texts it was learnt from, and keep the numbers.
