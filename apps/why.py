@@ -74,6 +74,8 @@ def _loaded(agent: Agent, gate: Mapping[str, Any]) -> str:
     found = agent.ledger.find([RecordId(id)], agent.scope.across_sessions())
     name = found[0].meta[META]["name"] if found else "undone since"
     share = f"{gate['loaded']:.0%} loaded" if gate["loaded"] else "not loaded"
+    if score is None:
+        return f"request {id} ({name}): {share}, the message names others than it does"
     return f"request {id} ({name}): {share}, score {score:.2f}, half open at {threshold:.2f}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -83,7 +84,8 @@ class GatedAdapters:
         return next(each for each in self._gate.explain(prompt, k=10**9) if each.entry == id)
 
     def explain(self, prompt: str) -> Mapping[str, Any]:
-        """For the requests that come nearest: how much of each is loaded, score and threshold."""
+        """For the requests that come nearest: how much of each is loaded, score and threshold. The
+        score is None where the prompt names others than the request does."""
         weights = _composed(self._gate.weights([prompt]), shared=False)[0].tolist()
         share = {each.id: weight for each, weight in zip(self._learnt, weights, strict=True)}
         return {
@@ -91,7 +93,7 @@ class GatedAdapters:
                 {
                     "request": str(verdict.entry),
                     "loaded": round(share[verdict.entry], 4),
-                    "score": round(verdict.score, 4),
+                    "score": round(verdict.score, 4) if isfinite(verdict.score) else None,
                     "threshold": round(verdict.threshold, 4),
                 }
                 for verdict in self._gate.explain(prompt)
