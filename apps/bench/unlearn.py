@@ -55,6 +55,7 @@ def unlearn(
     sample: int | None = None,
     tokens: int | None = None,
     retain: int = 80,
+    requests: int | None = None,
     taught: str | None = None,
 ) -> Iterator[Table]:
     """What is forgotten, what is kept, what undoing brings back, what it costs.
@@ -65,6 +66,7 @@ def unlearn(
         sample: questions of each group at most.
         tokens: of a reply at most.
         retain: questions of what is to be kept that methods which ask for them are given.
+        requests: how many of TOFU's requests are made, one after the other; by default all.
         taught: a folder of taught models; see the module.
     """
     full = setting.full
@@ -74,6 +76,7 @@ def unlearn(
         sample=sample or (None if full else 10),
         tokens=tokens or (64 if full else 24),
         retain=retain,
+        requests=requests,
         full=full,
     )
     for part in parts or (PARTS if full else BRIEF):

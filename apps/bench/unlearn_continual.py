@@ -28,6 +28,7 @@ def continual(lab: Laboratory, plan: Plan) -> Iterator[Table]:
     names = (
         NAMES if len(told.requests) == len(NAMES) else tuple(map(str, range(len(told.requests))))
     )
+    names = names[: plan.requests]
     rows: dict[str, list[Row]] = {name: [] for name in names}
     points: list[Row] = []
     references: dict[str, Mapping[str, Any]] = {}

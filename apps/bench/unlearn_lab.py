@@ -45,6 +45,7 @@ class Plan:
     tokens: int
     retain: int
     full: bool
+    requests: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
