@@ -22,8 +22,6 @@ DOES: dict[Means, str] = {
 }
 """In one sentence, what a method does."""
 
-STATES = {"learnt": "yes", "pending": "not yet", "lost": "lost"}
-
 
 def show_plan(plan: UnlearnPlan) -> None:
     """Print what a request would come to."""
@@ -115,20 +113,15 @@ def show_requests(found: Sequence[StandingRequest]) -> None:
         none = 'nothing was unlearnt yet; `palimpsest unlearn NAME --pair "QUESTION=>ANSWER"` does'
         out.print(escape(hinted(none)), soft_wrap=True)
         return
-    table = Listing(
-        *("request", "since", "learnt", "by", "samples", "texts", "stood", "name, reason"),
-        gives_way="name, reason",
-    )
+    table = Listing("request", "since", "state", "what", gives_way="what")
     for each in found:
+        reason = f" ({each.reason})" if each.reason else ""
+        texts = ", texts kept" if each.texts else ""
         table.add(
             each.id,
-            f"{each.created:%Y-%m-%d %H:%M}" if each.created else "",
-            STATES[each.state],
-            f"{each.unlearner}, {each.means}",
-            f"{each.samples:,}",
-            "kept" if each.texts else "dropped",
-            _stood(each.receipt),
-            f"{each.name}, {each.reason}" if each.reason else each.name,
+            f"{each.created:%Y-%m-%d}" if each.created else "",
+            f"{each.means}, {_stood(each.receipt)}" if each.state == "learnt" else each.state,
+            f"{each.name}{reason}: {many(each.samples, 'sample')}, {each.unlearner}{texts}",
         )
     out.print(table)
     if any(each.state == "pending" for each in found):
@@ -140,4 +133,4 @@ def show_requests(found: Sequence[StandingRequest]) -> None:
 def _stood(receipt: Receipt | None) -> str:
     if receipt is None or receipt.certificate is None:
         return "not tried"
-    return "yes" if receipt.verified else "no"
+    return "stood" if receipt.verified else "did not stand"
