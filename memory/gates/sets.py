@@ -257,8 +257,8 @@ def calibrated(
 ) -> dict[str, float]:
     """Where a gate opens, and how well; see `SetState`.
 
-    With fewer than eight prompts scores by scorers that have not seen them say nothing: `own` is
-    `seen`, and the threshold lies halfway between their median and what is to stay closed.
+    With fewer than `FEW` prompts scores by scorers that have not seen them say nothing: `own` is
+    `seen`, and the threshold lies between their median and what is to stay closed, by `PART`.
     Paraphrases of a handful of prompts open then, other questions about the same hardly.
 
     Args:
