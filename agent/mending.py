@@ -18,7 +18,7 @@ from ..memory.database import MEND, Database, Purpose
 from ..memory.ledger import Ledger
 from ..memory.projection import Report, check, rebuild, repair
 from ..memory.record import now
-from ..memory.registry import open_memory
+from ..memory.registry import MEMORIES, open_memory
 from ..registry import parse_spec
 
 RECENT = 50
@@ -87,13 +87,15 @@ class Care:
         """Bring it in line with the ledger.
 
         Args:
-            anew: remove its files first; nothing is in them that is not in the ledger.
+            anew: remove its files first, but for what is not in the ledger; see `Memory.lasting`.
 
         Raises:
             StoreError: it cannot be written either.
         """
         if anew and self._folder.is_dir():
-            shutil.rmtree(self._folder)
+            for path in self._folder.iterdir():
+                if path.name not in MEMORIES.load(self.name).lasting:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         elif anew:
             self._folder.unlink(missing_ok=True)
         with closing(open_memory(self._spec, self._context)) as store:

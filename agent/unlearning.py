@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from ..errors import ConfigError, InputError, UnlearnFailed
+from ..errors import Cancelled, ConfigError, InputError, UnlearnFailed
 from ..memory.record import Record, RecordId, Scope, Source
 from ..memory.registry import DEFAULT_MEMORIES, DEFAULT_UNLEARNERS
 from ..memory.screening import UNTRUSTED
@@ -124,10 +124,12 @@ class Unlearning:
         try:
             if self._state(chosen, id, scope) != "learnt":
                 chosen.learn_from(id, request, tell, stop)
-        except UnlearnFailed:
-            self._erase([id], scope)
+        except Cancelled:
             raise
-        if certify:
+        except Exception:  # whatever it was, the request is not where the texts live on
+            self._erase([each.id for each in self._requests(scope) if each.id == id], scope)
+            raise
+        if certify and chosen.attackable:
             watched: dict[str, Any] = {"progress": progress, "cancel": stop}
             attacks = {"thorough": thorough, "sample": attacked}
             self._certify(chosen, id, request, scope, **attacks, **watched)
@@ -153,12 +155,20 @@ class Unlearning:
         work learns by itself, and leaves the rest to this.
 
         Raises:
-            Cancelled, UnlearnFailed: what was learnt until then stays.
+            Cancelled: what was learnt until then stays.
+            UnlearnFailed: those that `failed` names cannot be learnt, and nothing of them was kept;
+                the others are learnt.
         """
         self._loop.follow()
         made: list[RecordId] = []
+        failures: list[UnlearnFailed] = []
         for chosen in self.unlearners:
-            made += chosen.learn(progress or _quiet, cancel)
+            try:
+                made += chosen.learn(progress or _quiet, cancel)
+            except UnlearnFailed as error:
+                own = {each.id for each in self._requests(self.scope)}
+                self._erase([RecordId(id) for id in error.failed if id in own], self.scope)
+                failures.append(error)
             for each in self._requests(self.scope):
                 texts = chosen.material(each.id)
                 if each.unlearner != chosen.name or each.state != "learnt" or texts is None:
@@ -166,9 +176,11 @@ class Unlearning:
                 [record] = self.ledger.find([texts.id], self.scope.across_sessions())
                 if record.meta.get(KEPT):
                     continue
-                if certify:
+                if certify and chosen.attackable:
                     self._certify(chosen, each.id, texts.content, self.scope, cancel=cancel)
                 self._drop(chosen, each.id, self.scope)
+        if failures:
+            raise failures[0]
         return tuple(made)
 
     def unlearned(self, **options: Any) -> list[StandingRequest]:
@@ -249,6 +261,7 @@ class Unlearning:
 
         Raises:
             ConfigError: no memory can unlearn; nothing has gone.
+            InputError: some of it is another user's; nothing has gone.
             UnlearnFailed: all has gone, and the model could not be made to forget it.
         """
         how = {name: options.pop(name, None) for name in ("progress", "cancel", "unlearner")}
@@ -257,6 +270,11 @@ class Unlearning:
         chosen = self._unlearner(how["unlearner"])
         plan = self.forget(what, **options, dry_run=True)
         records = self.ledger.find(sorted(plan.ids), scope.across_sessions())
+        if len(records) < len(plan.ids):
+            raise InputError(
+                "records of several users are to go, and a request to unlearn is one user's; forget"
+                " each user's by themselves, or without having the model unlearn them"
+            )
         texts = dict.fromkeys(each.text for each in records if each.kind in _SAID)
         report = self.forget(plan, **whose)
         if not texts:
@@ -270,9 +288,9 @@ class Unlearning:
         except BaseException:  # its texts are known to this call alone: it could never go on
             self._erase([id], scope)
             raise
-        if certify:
-            self._certify(chosen, id, request, scope)
         chosen.note_dropped(id, report.id)
+        if certify and chosen.attackable:
+            self._certify(chosen, id, request, scope)
         return report, chosen.receipt(id)
 
     # How it is done.

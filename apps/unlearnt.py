@@ -126,6 +126,11 @@ def show_requests(found: Sequence[StandingRequest]) -> None:
     out.print(table)
     if any(each.state == "pending" for each in found):
         out.print(hinted("`palimpsest unlearn --resume` learns those that are not yet"))
+    if any(each.state == "learnt" and each.texts for each in found):
+        told = (
+            "`palimpsest unlearn --resume` attacks those whose texts were to be dropped, and drops"
+        )
+        out.print(hinted(f"{told} these"))
     if any(each.state == "lost" for each in found):
         out.print("lost: its texts were dropped before it was learnt for this model; ask it again")
 

@@ -295,7 +295,11 @@ class Receipt:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    plain: bytes = tensor.detach().cpu().contiguous().flatten().numpy().tobytes()
+    import torch  # by now it is there; a command that only lists needs none
+
+    # As bytes first, since numpy has no bfloat16.
+    flat = tensor.detach().cpu().contiguous().flatten()
+    plain: bytes = flat.view(torch.uint8).numpy().tobytes()
     return plain
 
 

@@ -47,7 +47,7 @@ class Thin:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """[..., D_in] -> [..., D_out]."""
-        return inputs @ self.down.T @ self.up.T
+        return inputs.to(self.down.dtype) @ self.down.T @ self.up.T
 
     def dense(self) -> Tensor:
         """[D_out, D_in]."""
@@ -62,7 +62,7 @@ class Dense:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """[..., D_in] -> [..., D_out]."""
-        return linear(inputs, self.weight)
+        return linear(inputs.to(self.weight.dtype), self.weight)
 
     def dense(self) -> Tensor:
         """[D_out, D_in]."""

@@ -169,6 +169,9 @@ class Memory(ABC):
 
     name: str
     place: ClassVar[Place]
+    lasting: ClassVar[frozenset[str]] = frozenset()
+    """Names in its folder of what the ledger could not make again; it stays where the store is made
+    anew."""
     Config: ClassVar[type[Any]] = NoConfig
     capabilities: Capabilities = Capabilities()
 

@@ -5,10 +5,10 @@ what was learnt, and how far a request that is being learnt has come.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -20,6 +20,8 @@ from .base import META, Request
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,8 @@ class Material:
 
 class Shelf(Changes):
     """Files in a folder: `requests/ID.json`, `materials/ID.json`, `changes/KEY.*`, `begun/KEY.*`
-    and `receipts/ID.json`."""
+    and `receipts/ID.json`. A key begins with the id of its request, so that whatever was learnt of
+    it, also for another model, stays while it is held and goes with it."""
 
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
         super().__init__(folder, read_only=read_only)
@@ -109,9 +112,15 @@ class Shelf(Changes):
         return made
 
     def drop(self, id: RecordId) -> None:
-        """Keep a request, or the texts of one, no longer."""
-        for folder in (self._requests, self._materials, self._receipts):
+        """Keep a request, or the texts of one, no longer; what was learnt of it stays."""
+        for folder in (self._requests, self._materials):
             (folder / f"{id}.json").unlink(missing_ok=True)
+
+    def unlearn(self, id: RecordId) -> None:
+        """Keep nothing that was learnt or noted of a request."""
+        for folder in (self._changes, self._begun, self._receipts):
+            for path in folder.glob(f"{id}*"):
+                path.unlink(missing_ok=True)
 
     def requests(self) -> list[Held]:
         """All of them, by age.
@@ -119,17 +128,17 @@ class Shelf(Changes):
         Raises:
             StoreError: a file is damaged.
         """
-        return [
-            Held(
+        return _every(
+            self._requests,
+            lambda id, given: Held(
                 **given
                 | {
-                    "id": RecordId(path.stem),
+                    "id": id,
                     "scope": Scope(**given["scope"]),
                     "fingerprints": tuple(given["fingerprints"]),
                 }
-            )
-            for path, given in _every(self._requests)
-        ]
+            ),
+        )
 
     def materials(self) -> list[Material]:
         """All texts that are not dropped.
@@ -137,14 +146,22 @@ class Shelf(Changes):
         Raises:
             StoreError: a file is damaged.
         """
-        return [
-            Material(
-                RecordId(path.stem),
-                RecordId(given["request"]),
-                Request.from_plain(given["content"]),
-            )
-            for path, given in _every(self._materials)
-        ]
+        return _every(
+            self._materials,
+            lambda id, given: Material(
+                id, RecordId(given["request"]), Request.from_plain(given["content"])
+            ),
+        )
+
+    def replace(self, path: Path) -> None:
+        """Hold what `copy` wrote, and nothing else.
+
+        Raises:
+            StoreError: it is damaged or not there; nothing has changed.
+        """
+        saved = Shelf(path, read_only=True)
+        saved.requests(), saved.materials()
+        super().replace(path)
 
     def begin(self, key: str, passes: int, tensors: Mapping[str, Tensor]) -> None:
         """Keep how far learning has come."""
@@ -162,9 +179,10 @@ class Shelf(Changes):
         except (OSError, ValueError, KeyError, SafetensorError):
             return 0, {}
 
-    def end(self, key: str) -> None:
-        """Keep no longer how far learning has come."""
-        (self._begun / f"{key}.safetensors").unlink(missing_ok=True)
+    def end(self, id: RecordId) -> None:
+        """Keep no longer how far learning of a request has come."""
+        for path in self._begun.glob(f"{id}*"):
+            path.unlink(missing_ok=True)
 
     def certify(self, id: RecordId, receipt: Mapping[str, object]) -> None:
         """Keep a receipt, as plain JSON values."""
@@ -178,11 +196,11 @@ class Shelf(Changes):
         except (OSError, ValueError):
             return None
 
-    def sweep_notes(self, keys: Collection[str], ids: Collection[RecordId]) -> None:
-        """Keep nothing begun but under these keys, and no receipt but of these requests."""
-        for folder, wanted in ((self._begun, frozenset(keys)), (self._receipts, frozenset(ids))):
+    def keep_only(self, ids: Collection[RecordId]) -> None:
+        """Keep nothing that was learnt or noted but of these requests."""
+        for folder in (self._changes, self._begun, self._receipts):
             for path in folder.iterdir():
-                if path.stem not in wanted:
+                if path.stem.partition("-")[0] not in ids:
                     path.unlink(missing_ok=True)
 
 
@@ -190,14 +208,14 @@ def _write(path: Path, content: Mapping[str, object]) -> None:
     write_whole(path, json.dumps(content, ensure_ascii=False).encode())
 
 
-def _every(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+def _every(folder: Path, made: Callable[[RecordId, Any], T]) -> list[T]:
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
-            found.append((path, json.loads(path.read_text(encoding="utf-8"))))
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                f"{path} cannot be read: {error!r}; `palimpsest doctor --fix` makes it anew from"
-                " the ledger"
+            found.append(made(RecordId(path.stem), json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(  # no words of the error's, which may be words of the text
+                f"{path} cannot be read: {type(error).__name__}; `palimpsest doctor --fix` makes"
+                " it anew from the ledger"
             ) from error
     return found

@@ -98,6 +98,9 @@ class Student:
             lora_alpha=shape.alpha,
             lora_dropout=shape.dropout,
             target_modules=self.names,
+            fan_in_fan_out=all(
+                isinstance(self.model.get_submodule(name), Conv1D) for name in self.names
+            ),
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -105,6 +108,8 @@ class Student:
         self._adapters: dict[str, Any] = {
             name: self.model.get_submodule(name) for name in self.names
         }
+        for part in self.parameters:  # whatever the model's precision: steps are small
+            part.data = part.data.float()
         if begun:
             self._begin(begun)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from ..editors.base import Progress
 from ..editors.lanes import settings
 from ..editors.weights_memory import WeightsMemory
-from ..errors import StoreError, UnlearnFailed
+from ..errors import CapabilityError, StoreError, UnlearnFailed
 from ..memory.base import Artefact, Capabilities, Erasure, StoreContext
 from ..memory.record import Record, RecordId, Scope
 from ..memory.screening import UNTRUSTED
@@ -42,6 +42,7 @@ class Unlearner(WeightsMemory):
     """
 
     orders = "requests"
+    lasting = frozenset({"changes", "begun", "receipts", "model.sha256"})
     capabilities = Capabilities(kinds=frozenset({"request", "material"}), derives=True)
 
     @classmethod
@@ -92,10 +93,12 @@ class Unlearner(WeightsMemory):
             gone = frozenset(ids) & self.held()
             for id in gone:
                 self._shelf.drop(id)
+                # Of these alone: while the store is made anew others are still to be written.
+                self._shelf.unlearn(id)
                 self._held.pop(id, None)
                 self._materials.pop(id, None)
             self._patches.clear()
-            self.purge()
+            self._forget_changes()
         return Erasure(store=self.name, erased=gone, unknown=frozenset(ids) - gone)
 
     def clear(self) -> None:
@@ -137,15 +140,24 @@ class Unlearner(WeightsMemory):
 
         Raises:
             Cancelled: `cancel` was set; learning goes on from the last whole pass.
-            UnlearnFailed: a request cannot be learnt; `failed` names it.
+            UnlearnFailed: requests cannot be learnt; `failed` names them. The others are.
         """
-        made = []
+        made: list[RecordId] = []
+        failures: list[UnlearnFailed] = []
         with self.sole(cancel):
             for id in self.pending():
                 material = self.material(id)
-                assert material is not None  # else it would not be pending
-                self.learn_from(id, material.content, progress, cancel)
-                made.append(id)
+                if material is None:  # undone while an earlier one was learnt
+                    continue
+                try:
+                    self.learn_from(id, material.content, progress, cancel)
+                except UnlearnFailed as error:  # the others are none the worse
+                    failures.append(error)
+                else:
+                    made.append(id)
+        if failures:
+            failures[0].failed = tuple(id for each in failures for id in each.failed)
+            raise failures[0]
         return made
 
     def learn_from(
@@ -155,21 +167,27 @@ class Unlearner(WeightsMemory):
         progress: Progress = lambda done, total: None,
         cancel: Event | None = None,
     ) -> None:
-        """Learn a request from texts that are written down nowhere.
+        """Learn a request from its texts, which may be written down nowhere; one that is learnt by
+        now is left as it is.
 
         Raises:
-            Cancelled, UnlearnFailed: as for `learn`.
+            Cancelled, UnlearnFailed: as for `learn`. StoreError: it is not held.
         """
         with self.sole(cancel):
             with self._lock:
-                held = self._held[id]
+                held = self._held.get(id)
+                if held is None:
+                    raise StoreError(f"request {id} is not held; it was undone meanwhile")
                 key = self._key(held)
+                if self._change(key) is not None:
+                    return
                 before = [each for each in self._learnt(held.owner) if each.id < id]
+            begun = self._begun_key(key)
             work = Work(
                 progress=progress,
                 cancel=cancel or Event(),
-                begun=self._shelf.begun(key),
-                keep=lambda passes, tensors: self._shelf.begin(key, passes, tensors),
+                begun=self._shelf.begun(begun),
+                keep=lambda passes, tensors: self._shelf.begin(begun, passes, tensors),
             )
             try:
                 change = self._taught(request, before, work)
@@ -179,14 +197,14 @@ class Unlearner(WeightsMemory):
                         " lower rate"
                     )
             except UnlearnFailed as error:
-                self._shelf.end(key)
+                self._shelf.end(id)
                 error.failed = (id,)
                 raise
             with self._lock:
                 if id in self._held:  # else it was undone meanwhile
                     self._shelf.keep(key, change)
                     self._changes[key] = change
-                self._shelf.end(key)
+                self._shelf.end(id)
 
     def _taught(self, request: Request, before: Sequence[Unlearnt], work: Work) -> Change:
         with self._lock:  # a turn that is being routed has layers of the bench's model out
@@ -227,7 +245,8 @@ class Unlearner(WeightsMemory):
         with self._lock:
             held, change = self._known(id)
             noted = self._shelf.receipt(id) or {}
-        certificate = noted.get("certificate")
+            mine = noted.get("of") == self._key(held)  # else it is of what another model learnt
+        certificate = noted.get("certificate") if mine else None
         made = Certificate.parse(certificate) if isinstance(certificate, dict) else None
         return Receipt(
             id=id,
@@ -254,6 +273,14 @@ class Unlearner(WeightsMemory):
         with self._lock:
             return self._known(id)[1]
 
+    @property
+    def attackable(self) -> bool:
+        """Whether the model's weights are in this process, so that it can be attacked."""
+        try:
+            return bool(self._at_work())
+        except CapabilityError:
+            return False
+
     def certify(self, id: RecordId, request: Request, **how: Any) -> Receipt:
         """Attack what was learnt with the texts it was learnt from, and keep the numbers.
 
@@ -267,10 +294,11 @@ class Unlearner(WeightsMemory):
         with self._lock:
             held, _ = self._known(id)
             held.check(request)
+            key = self._key(held)
             bench = self._at_work().second()
             patch = self._made(lambda: bench, self._learnt(held.owner))
         made = certify(bench, patch, request, **how)
-        self._note(id, certificate=made.plain())
+        self._note(id, certificate=made.plain(), of=key)
         return self.receipt(id)
 
     def note_dropped(self, id: RecordId, report: str) -> None:
@@ -279,6 +307,8 @@ class Unlearner(WeightsMemory):
 
     def _note(self, id: RecordId, **more: object) -> None:
         with self._lock:
+            if id not in self._held:  # undone meanwhile
+                return
             self._shelf.certify(id, {**(self._shelf.receipt(id) or {}), **more})
 
     # What follows from the requests that are held.
@@ -311,7 +341,13 @@ class Unlearner(WeightsMemory):
         """Under which what is learnt of a request lies, or will lie. Not of the method's options:
         what was learnt with others holds, and could not be learnt again without the texts."""
         content = [self._fingerprint, self.method.name, held.id, held.name, *held.fingerprints]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:40]
+        return f"{held.id}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:40]}"
+
+    def _begun_key(self, key: str) -> str:
+        """Under which lies how far learning has come, by the options in use: an adapter of another
+        shape cannot be gone on with."""
+        options = json.dumps(settings(self.method), sort_keys=True)
+        return f"{key}-{hashlib.sha256(options.encode()).hexdigest()[:16]}"
 
     def _change(self, key: str) -> Change | None:
         if key not in self._changes and (change := self._shelf.change(key)) is not None:
@@ -355,12 +391,15 @@ class Unlearner(WeightsMemory):
             self._patches.clear()
 
     def purge(self, *, rewrite: bool = True) -> None:
-        """Leave no file of what is not held."""
+        """Leave no file of what is not held. What was learnt of a request for another model
+        stays: it could not be learnt again."""
         with self._lock:
-            wanted = {self._key(held) for held in self._held.values()}
-            self._shelf.sweep(wanted)
-            self._shelf.sweep_notes(wanted, self._held.keys())
-            self._changes = {key: self._changes[key] for key in self._changes.keys() & wanted}
+            self._shelf.keep_only(self._held.keys())
+            self._forget_changes()
+
+    def _forget_changes(self) -> None:
+        wanted = {self._key(held) for held in self._held.values()}
+        self._changes = {key: self._changes[key] for key in self._changes.keys() & wanted}
 
     def marks(self, ids: Collection[RecordId] | None = None) -> Iterator[bytes]:
         """The first bytes of what was learnt of each request."""

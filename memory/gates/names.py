@@ -21,10 +21,15 @@ KNOWN = 0.5
 """Share of a prompt's names that has to be known."""
 
 _NAME = re.compile(r"(?<![.!?:;\n\"'(] )(?<!^)(?<![\w'-])(?!I\b)[A-Z][\w'-]+")
+_PLAIN = re.compile(r"(?<![\w'-])[a-z]")
+"""A word that begins with a small letter."""
 
 
 def names(text: str) -> frozenset[str]:
-    """Words with a capital that no sentence begins with, in lower case, without a genitive's s."""
+    """Words with a capital that no sentence begins with, in lower case, without a genitive's s. In
+    a text whose words all have one, a capital tells nothing."""
+    if not _PLAIN.search(text):
+        return frozenset()
     return frozenset(
         part
         for word in _NAME.findall(text)

@@ -11,7 +11,7 @@ entry's prompts do is not about it, however it is asked: see `names`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
@@ -88,10 +88,12 @@ class SetState:
             that has seen them, `prompts` how many; and how good it is: `separation`, the AUROC of
             own scores against the background, .5 if they cannot be told apart; `outside_separation`
             likewise; `own_open` and `general_open`, shares that open at all.
+        scorer: which learnt it; None: the gate's own.
     """
 
     learnt: State
     numbers: Mapping[str, float]
+    scorer: Scorer | None = None
 
     @property
     def threshold(self) -> float:
@@ -156,12 +158,13 @@ class SetGate:
             raise ConfigError(f"entry {entry.id} has no prompts inside; give one or more")
         inside, general = self._features(entry.inside), self._features.background
         learnt = {**self.scorer.fit(inside, general), NAMES: marks_of(entry.inside)}
+        made = SetState(learnt, {}, self.scorer)
         seen = self.scorer.score(learnt, inside)
         own = cross_fitted(self.scorer, inside, general) if len(inside) >= FEW else seen
         others = self.scorer.score(learnt, general)
-        outside = self._scores(learnt, entry.outside) if entry.outside else None
+        outside = self._scores(made, entry.outside) if entry.outside else None
         slack = SLACK if len(learnt[NAMES]) else 0.0
-        return SetState(learnt, calibrated(own, seen, others, outside, self._alpha, slack))
+        return replace(made, numbers=calibrated(own, seen, others, outside, self._alpha, slack))
 
     @property
     def states(self) -> tuple[SetState, ...]:
@@ -204,7 +207,7 @@ class SetGate:
 
     def overlap(self, state: SetState, prompts: Sequence[str]) -> float:
         """Share of another entry's prompts that open an entry."""
-        scores = self._scores(state.learnt, prompts)
+        scores = self._scores(state, prompts)
         return float((self._weight(state, scores) > 0).float().mean())
 
     def _weight(self, state: SetState, scores: Tensor) -> Tensor:
@@ -214,9 +217,7 @@ class SetGate:
         if not self._entries:
             return torch.empty(len(prompts), 0)
         features, parts, sizes = self._read(prompts)
-        columns = [
-            _best(self._told(state.learnt, features, parts), sizes) for state in self._states
-        ]
+        columns = [_best(self._told(state, features, parts), sizes) for state in self._states]
         scores = torch.stack(columns, dim=1)
         for at, entry in enumerate(self._entries):
             if entry.subject:
@@ -224,14 +225,14 @@ class SetGate:
                 scores[torch.tensor(missing), at] = -torch.inf
         return scores
 
-    def _scores(self, learnt: State, prompts: Sequence[str]) -> Tensor:
+    def _scores(self, state: SetState, prompts: Sequence[str]) -> Tensor:
         features, parts, sizes = self._read(prompts)
-        return _best(self._told(learnt, features, parts), sizes)
+        return _best(self._told(state, features, parts), sizes)
 
-    def _told(self, learnt: State, features: Tensor, parts: Sequence[str]) -> Tensor:
+    def _told(self, state: SetState, features: Tensor, parts: Sequence[str]) -> Tensor:
         """[n]: score of each part; -inf where it is about others."""
-        scores = self.scorer.score(learnt, features)
-        others = [about_others(part, learnt[NAMES]) for part in parts]
+        scores = (state.scorer or self.scorer).score(state.learnt, features)
+        others = [about_others(part, state.learnt[NAMES]) for part in parts]
         return scores.masked_fill(torch.tensor(others), -torch.inf)
 
     def _read(self, prompts: Sequence[str]) -> tuple[Tensor, list[str], list[int]]:
@@ -256,8 +257,8 @@ def calibrated(
 ) -> dict[str, float]:
     """Where a gate opens, and how well; see `SetState`.
 
-    With fewer than eight prompts scores by scorers that have not seen them say nothing: `own` is
-    `seen`, and the threshold lies halfway between their median and what is to stay closed.
+    With fewer than `FEW` prompts scores by scorers that have not seen them say nothing: `own` is
+    `seen`, and the threshold lies between their median and what is to stay closed, by `PART`.
     Paraphrases of a handful of prompts open then, other questions about the same hardly.
 
     Args:

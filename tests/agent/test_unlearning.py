@@ -412,3 +412,50 @@ def test_facts_that_the_model_knows_are_suppressed_attacked_and_brought_back(
             agent.verify_unlearned(receipt.id, [Sample(answer="Something else.")])
         agent.undo(receipt.id)
         assert "Rome" in agent.ask(asked, session="undone").text
+
+
+def test_a_store_made_anew_still_has_what_was_learnt_from_texts_that_are_gone(
+    open_: Open, tmp_path: Path
+) -> None:
+    agent = open_()
+    agent.unlearn("capitals", pairs=CAPITALS, certify=False)
+    agent.unlearn("recipes", pairs=RECIPES, certify=False)
+    digest, standing = agent.unlearners[0].digest(), agent.unlearned()
+    agent.close()
+    home = tmp_path / "home"
+    found = Agent.doctor(
+        home=home, embedder=HashingEmbedder(), memories=[QUICK], fix=True, rebuild=True
+    )
+    assert found.healthy
+    agent = open_()
+    assert agent.unlearned() == standing and agent.unlearners[0].digest() == digest
+
+
+def test_a_request_that_fails_in_whatever_way_leaves_no_texts(open_: Open, tmp_path: Path) -> None:
+    agent = open_("o3:passes=3,until=0")
+
+    def fail(done: int, expected: int) -> None:
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        agent.unlearn("capitals", pairs=CAPITALS, progress=fail)
+    assert agent.unlearned() == []
+    assert not files_with(tmp_path / "home", "Vienna")
+
+
+def test_a_model_elsewhere_refuses_by_its_prompt_and_is_not_attacked(
+    open_: Open, tmp_path: Path
+) -> None:
+    agent = open_("refusal", model=ScriptedLLM(lambda _: "Hm."))
+    receipt = agent.unlearn("capitals", pairs=CAPITALS)
+    assert receipt.certificate is None and receipt.dropped is not None
+    assert not files_with(tmp_path / "home", "Vienna")
+
+
+def test_deep_forgetting_of_several_users_is_refused_before_anything_goes(open_: Open) -> None:
+    agent = open_()
+    agent.remember("Henrietta bakes bread.")
+    agent.remember("Henrietta bakes rolls.", user="maria")
+    with pytest.raises(InputError, match="records of several users"):
+        agent.forget_deeply(query="Henrietta", all_users=True)
+    assert len(agent.forget(query="Henrietta", all_users=True, dry_run=True).records) == 2

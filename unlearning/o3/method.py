@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ..base import Patch
 
 GATE = "gate/"
-"""Before the names of the gate's tensors in a change."""
+"""Before the name of the gate's scorer, and those of its tensors, in a change."""
 
 SEPARATION = 0.8
 """AUROC of a request's own held-out prompts against general text below which no gate is built."""
@@ -110,7 +110,7 @@ class O3:
             until=self.until,
         )
         curve = study.run(student, work, request.seed)
-        gate = {f"{GATE}{name}": tensor for name, tensor in state.learnt.items()}
+        gate = {f"{GATE}{self.scorer}/{name}": tensor for name, tensor in state.learnt.items()}
         return Change(
             tensors=student.tensors() | gate,
             numbers=dict(state.numbers) | {"alignment": alignment(downs_of(student), earlier)},
@@ -208,12 +208,12 @@ def alignment(mine: Mapping[str, Tensor], earlier: Sequence[Mapping[str, Tensor]
 
 def gate_state(change: Change) -> SetState:
     """What a change holds of its gate."""
-    tensors = {
-        name.removeprefix(GATE): tensor
-        for name, tensor in change.tensors.items()
-        if name.startswith(GATE)
-    }
-    return SetState(learnt=tensors, numbers=dict(change.numbers))
+    tensors, scorer = {}, ""
+    for key, tensor in change.tensors.items():
+        if key.startswith(GATE):
+            scorer, _, name = key.removeprefix(GATE).partition("/")
+            tensors[name] = tensor
+    return SetState(tensors, dict(change.numbers), SCORERS.build(scorer))
 
 
 def _entry(id: RecordId, prompts: Sequence[str] = ("",)) -> Entry:

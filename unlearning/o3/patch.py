@@ -37,13 +37,13 @@ class GatedAdapters:
         self, bench: Workbench, learnt: Sequence[Unlearnt], gate: SetGate, *, shared: bool
     ) -> None:
         self._bench, self._learnt, self._gate, self._shared = bench, learnt, gate, shared
-        names = sorted(
+        # They may have been learnt under other options, and so for other layers.
+        self.layers = frozenset(
             name.removesuffix("/down")
-            for name in (learnt[-1].change.tensors if learnt else {})
+            for each in (learnt[-1:] if shared else learnt)
+            for name in each.change.tensors
             if name.endswith("/down")
         )
-        self._names = tuple(names)
-        self.layers = frozenset(names)
 
     def open(self, prompts: Sequence[str]) -> Opened:
         """Decide for each prompt how much of each adapter is loaded."""
@@ -57,7 +57,11 @@ class GatedAdapters:
         used = [at for at in range(loaded.shape[1]) if bool(loaded[:, at].any())]
         if not used:
             return Opened(deltas={}, verdicts=verdicts)
-        deltas = {name: self._delta(name, used, loaded[:, used]) for name in self._names}
+        deltas = {}
+        for name in sorted(self.layers):
+            having = [at for at in used if f"{name}/down" in self._learnt[at].change.tensors]
+            if having:
+                deltas[name] = self._delta(name, having, loaded[:, having])
         return Opened(deltas=deltas, verdicts=verdicts)
 
     def _delta(self, name: str, used: Sequence[int], loaded: Tensor) -> Delta:

@@ -23,6 +23,8 @@ def test_names_are_words_with_a_capital_that_no_sentence_begins_with() -> None:
         ("Which award did Jaime Vasquez receive?", True),
         ("Which award did the author receive?", False),
         ("which award did jaime vasquez receive?", False),
+        ("TELL ME WHICH AWARD THE AUTHOR HSIAO RECEIVED IN THE YEAR", False),
+        ("Tell Me Which Award The Author Hsiao Received", False),
     ],
 )
 def test_a_prompt_about_somebody_else_is_told_by_its_names(asked: str, others: bool) -> None:
