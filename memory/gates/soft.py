@@ -38,4 +38,5 @@ def mixture(scores: Tensor, numbers: Mapping[str, float]) -> Tensor:
         return (parts[0] + parts[1]) / 2
 
     likely = 1 - (below(scores) - below(seen + own - scores)).abs()
-    return (ZETA * likely - OFFSET).sigmoid()
+    weights: Tensor = (ZETA * likely - OFFSET).sigmoid()
+    return weights
