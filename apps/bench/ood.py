@@ -24,7 +24,7 @@ from ...memory.gates.scorers.registry import SCORERS
 from ...memory.gates.sets import SetGate
 from ...memory.record import new_id
 from .edit_lab import Laboratory
-from .harness import Row, Table, progress
+from .harness import Row, Table, central, progress
 from .metrics import auc, percentile
 from .ood_material import Task, tasks
 from .ood_stream import stream
@@ -60,25 +60,18 @@ BATCH = 32
 Scored = Mapping[str, list[float]]
 """Kind of prompt -> a score for each."""
 
-Treated = Mapping[str, "Remembered"]
-
 
 class Remembered:
-    """Features, each text's computed once.
+    """Features, each text's computed once."""
 
-    Args:
-        raw: whether as the model has them.
-    """
-
-    def __init__(self, features: LayerFeatures, *, raw: bool = False) -> None:
+    def __init__(self, features: LayerFeatures) -> None:
         self.features = features
-        self._read = features.raw if raw else features
         self._known: dict[str, Tensor] = {}
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """[N, L, D] of texts."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        self._known |= zip(new, self._read(new), strict=True)
+        self._known |= zip(new, self.features(new), strict=True)
         return torch.stack([self._known[text] for text in texts])
 
     @property
@@ -103,10 +96,9 @@ def ood(setting: Setting) -> Iterator[Table]:
         " of scope; " + "; ".join(f"{task.name}: {len(task.inside)} fitted" for task in found),
         plot=("near AUROC", "far AUROC"),
     )
-    whole = _treatments(lab)
     yield Table(
         title="Features: which layers, and raw, standardised or whitened",
-        rows=[row for task in found for row in _layers(lab, task, whole)],
+        rows=list(_layers(lab, found)),
         note="by the mean cosine to the three nearest prompts",
         plot=("near AUROC",),
     )
@@ -127,19 +119,6 @@ def ood(setting: Setting) -> Iterator[Table]:
     yield Table(title="what holds", rows=_checks(rows, gates))
 
 
-def _treatments(lab: Laboratory) -> dict[str, Remembered]:
-    """Features of layers all over the depth, by what is done to them."""
-    depth = lab.bench.depth
-    layers = sorted({round(share * (depth - 1)) for share in SHARES})
-    model, tokenizer = lab.bench.model, lab.llm.tokenizer
-    plain = LayerFeatures(model, tokenizer, layers, whitened=False)
-    return {
-        "raw": Remembered(plain, raw=True),
-        "standardised": Remembered(plain),
-        "whitened": Remembered(LayerFeatures(model, tokenizer, layers)),
-    }
-
-
 def _scored(score: Callable[[Sequence[str]], Tensor], task: Task) -> Scored:
     kinds = {**task.same, "near": task.near, "far": task.far}
     return {kind: score(texts).tolist() for kind, texts in kinds.items()}
@@ -158,8 +137,10 @@ def _row(name: str, task: Task, scored: Scored) -> dict[str, str | float]:
     return row
 
 
-def _scorers(task: Task, features: Remembered, specs: Sequence[str]) -> list[Row]:
-    rows: list[Row] = []
+def _scorers(
+    task: Task, features: Remembered, specs: Sequence[str]
+) -> list[dict[str, str | float]]:
+    rows = []
     features([*task.inside, *task.near, *task.far])  # computed before anything is timed
     for spec in specs:
         progress(f"{task.name}: {spec}")
@@ -167,7 +148,7 @@ def _scorers(task: Task, features: Remembered, specs: Sequence[str]) -> list[Row
     return rows
 
 
-def _scorer(spec: str, task: Task, features: Remembered) -> Row:
+def _scorer(spec: str, task: Task, features: Remembered) -> dict[str, str | float]:
     scorer = SCORERS.build(spec)
     began = time.perf_counter()
     state = scorer.fit(features(task.inside), features.background)
@@ -207,23 +188,35 @@ def _sureness(lab: Laboratory, texts: Sequence[str]) -> Tensor:
     return torch.cat(found).cpu()
 
 
-def _layers(lab: Laboratory, task: Task, whole: Treated) -> Iterator[Row]:
+def _layers(lab: Laboratory, found: Sequence[Task]) -> Iterator[Row]:
     """One layer at a time, all early ones, all; raw, standardised, whitened."""
-    kinds = {**task.same, "near": task.near, "far": task.far, "inside": task.inside}
-    layers = next(iter(whole.values())).features.layers
-    early = [at for at, layer in enumerate(layers) if layer <= lab.bench.depth // 3]
-    named = {f"layer {layer}": [at] for at, layer in enumerate(layers)}
-    named |= {"early layers": early, "all of these": list(range(len(layers)))}
-    for treatment, remembered in whole.items():
-        found = {kind: remembered(texts) for kind, texts in kinds.items()}
-        for name, chosen in named.items():
-            bank = normalize(found["inside"][:, chosen], dim=-1)
-            scored = {
-                kind: neighbours(bank, part[:, chosen], 3).mean((1, 2)).tolist()
-                for kind, part in found.items()
-            }
-            row = _row(f"{treatment}, {name}", task, scored)
-            yield {"features": row.pop("scorer")} | row
+    depth, model, tokenizer = lab.bench.depth, lab.bench.model, lab.llm.tokenizer
+    layers = sorted({round(share * (depth - 1)) for share in SHARES})
+    early = [at for at, layer in enumerate(layers) if layer <= depth // 3]
+    chosen = {f"layer {layer}": [at] for at, layer in enumerate(layers)}
+    chosen |= {"early layers": early, "all of these": list(range(len(layers)))}
+    plain = LayerFeatures(model, tokenizer, layers, whitened=False)
+    treatments: dict[str, Callable[[Tensor], Tensor]] = {
+        "raw": lambda states: states,
+        "standardised": plain.of,
+        "whitened": LayerFeatures(model, tokenizer, layers).of,
+    }
+    for task in found:
+        kinds = {**task.same, "near": task.near, "far": task.far, "inside": task.inside}
+        states = {kind: plain.raw(texts) for kind, texts in kinds.items()}
+        for treatment, treated in treatments.items():
+            points = {kind: treated(part) for kind, part in states.items()}
+            for name, at in chosen.items():
+                row = _row(f"{treatment}, {name}", task, _near(points, at))
+                yield {"features": row.pop("scorer")} | row
+
+
+def _near(points: Mapping[str, Tensor], layers: list[int]) -> Scored:
+    bank = normalize(points["inside"][:, layers], dim=-1)
+    return {
+        kind: neighbours(bank, part[:, layers], 3).mean((1, 2)).tolist()
+        for kind, part in points.items()
+    }
 
 
 def _gates(task: Task, features: Remembered) -> Iterator[Row]:
@@ -247,7 +240,7 @@ def _gates(task: Task, features: Remembered) -> Iterator[Row]:
             "wholly": float((weights == 1).float().mean()),
             "closed": float((weights == 0).float().mean()),
             f"opens, told {TOLD} outside": float((told.weights(texts) > 0).float().mean()),
-            "O3's weight, mean": float(blended.weights(texts).mean()),
+            "O3's weight": float(blended.weights(texts).mean()),
             "separation": gate.states[0].numbers["separation"],
         }
 
@@ -261,18 +254,19 @@ def _tuning(lab: Laboratory, task: Task, features: Remembered) -> Table:
         "entropy without guessing": Tuning(guess=0.0),
         "infonce": Tuning(objective="infonce"),
     }
-    rows = [{"tuning": "none"} | row for row in _scorers(task, features, TUNED)]
+    rows: list[Row] = [
+        {"system": f"untuned, {row['scorer']}"} | row for row in _scorers(task, features, TUNED)
+    ]
     for name, tuning in variants.items():
         progress(f"tuning: {name}")
         began = time.perf_counter()
         tuned = tuning.tune(lab.llm.model, lab.llm.tokenizer, task.inside)
         seconds = time.perf_counter() - began
         for row in _scorers(task, Remembered(tuned), TUNED):
-            rows.append({"tuning": name} | row | {"tuning s": seconds})
-    titled = [{"system": f"{row.pop('tuning')}, {row['scorer']}"} | row for row in map(dict, rows)]
+            rows.append({"system": f"{name}, {row['scorer']}"} | row | {"tuning s": seconds})
     return Table(
         title="What O3's tuning of the features adds",
-        rows=titled,
+        rows=rows,
         note="LoRA of rank 8 on this model; the paper tunes a RoBERTa",
         plot=("near AUROC",),
     )
@@ -283,10 +277,10 @@ def _checks(rows: Sequence[Row], gates: Sequence[Row]) -> list[Row]:
     for row in rows:
         name = str(row["scorer"])
         if name.endswith(f": {DEFAULT}"):
-            checks.append(at_least(f"{name}: near AUROC", float(row["near AUROC"]), 0.95))
-            checks.append(at_least(f"{name}: far AUROC", float(row["far AUROC"]), 0.99))
+            checks.append(at_least(f"{name}: near AUROC", central(row["near AUROC"]), 0.95))
+            checks.append(at_least(f"{name}: far AUROC", central(row["far AUROC"]), 0.99))
     for row in gates:
         name = str(row["prompts"])
         if name.endswith("all utility"):
-            checks.append(at_least(f"{name}: exactly closed", float(row["closed"]), 0.95))
+            checks.append(at_least(f"{name}: exactly closed", central(row["closed"]), 0.95))
     return checks

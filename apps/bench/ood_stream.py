@@ -3,7 +3,7 @@ and count as inside from then on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -32,11 +32,9 @@ Score = Callable[["Tensor"], "Tensor"]
 
 def stream(data: Path, features: Remembered, *, full: bool, seed: int) -> Iterator[Table]:
     """AUROC of what has just arrived, averaged over the stream, and of the first at the end."""
-    by = {
-        name: features(texts[: FIRST + SHOTS + ASKED])
-        for name, texts in domains(data).items()
-        if progress(f"stream: {name}") is None
-    }
+    progress("stream")
+    every = domains(data)
+    by = {name: features(texts[: FIRST + SHOTS + ASKED]) for name, texts in every.items()}
     outside = by.pop("oos")
     found: dict[str, list[dict[str, float]]] = {}
     for order in range(10 if full else 3):
@@ -64,7 +62,7 @@ def stream(data: Path, features: Remembered, *, full: bool, seed: int) -> Iterat
 
 def _run(
     score: Score, adapt: Callable[[Tensor], Score], kinds: Sequence[Tensor], outside: Tensor
-) -> Mapping[str, float]:
+) -> dict[str, float]:
     aucs, rates = [], []
     other = score(outside).tolist()
     for kind in kinds[1:]:

@@ -8,6 +8,7 @@ a question that it is one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -71,7 +72,11 @@ class LayerFeatures:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Features [N, L, D] of texts."""
-        return self._seen(self.raw(texts), self._known)
+        return self.of(self.raw(texts))
+
+    def of(self, states: Tensor) -> Tensor:
+        """Features of mean states [N, L, D], as `raw` gives them."""
+        return self._seen(states, self._known)
 
     @property
     def background(self) -> Tensor:
@@ -114,12 +119,12 @@ class LayerFeatures:
         return known | {"background": self._seen(states, known)}
 
     def _seen(self, states: Tensor, known: Mapping[str, Tensor]) -> Tensor:
-        found = (states - known["mean"]) / known["spread"]
+        found: Tensor = (states - known["mean"]) / known["spread"]
         if not self._whitened:
             return found
         along = torch.einsum("nld,lrd->nlr", found, known["directions"]) * known["removed"]
         found = found - torch.einsum("nlr,lrd->nld", along, known["directions"])
-        return normalize(found, dim=-1) * found.shape[-1] ** 0.5
+        return normalize(found, dim=-1) * math.sqrt(found.shape[-1])
 
 
 def _common(points: Tensor) -> dict[str, Tensor]:

@@ -90,7 +90,7 @@ class Tuning:
                     batch = [rows[row] for row in order[at : at + self.batch]]
                     loss = self._loss(tuned, key, batch, features.layers, blank, draw)
                     optimiser.zero_grad()
-                    loss.backward()
+                    loss.backward()  # type: ignore[no-untyped-call]
                     optimiser.step()
         for weight in weights:
             weight.requires_grad_(False)

@@ -60,7 +60,9 @@ class Mahalanobis:
 
 
 def _general(background: Tensor, kappa: float | None) -> dict[str, Tensor]:
-    learnt = _known.setdefault(background, {})
+    if background not in _known:
+        _known[background] = {}
+    learnt: dict[float | None, dict[str, Tensor]] = _known[background]
     if kappa not in learnt:
         learnt[kappa] = learn(background, kappa)
     return learnt[kappa]

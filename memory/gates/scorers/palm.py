@@ -70,7 +70,7 @@ class Palm:
             own = normalize(own @ projection.T, dim=-1)
         count = min(self.prototypes, max(1, len(own) // 4))
         _, owner = centres(own, count)
-        means = torch.stack([own[owner == at].mean(0) for at in owner.unique()])
+        means = torch.stack([own[owner == at].mean(0) for at in sorted(set(owner.tolist()))])
         owner = torch.cdist(own, means).argmin(1)
         around = learn((own - means[owner])[:, None], self.shrinkage)
         return state | {"centres": means} | around
@@ -102,7 +102,7 @@ class Palm:
                 z = normalize(every @ weight.T, dim=-1)
                 loss, prototypes = self._step(z, prototypes, same, kind)
                 optimiser.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
         return weight.detach()
 
