@@ -371,12 +371,9 @@ class Unlearning:
         """Undo requests: have the ledger, the store and the files hold nothing of them."""
         if not ids:
             return
-        texts = [
-            material.id
-            for each in self.unlearners
-            for id in ids
-            if (material := each.material(id)) is not None
-        ]
+        # As the ledger has them: the memory that is to learn them may not be open.
+        made = self.ledger.find(self.ledger.children(ids), scope.across_sessions())
+        texts = [each.id for each in made if each.kind == "material"]
         with self._background.paused(), self._loop.stores:
             self.ledger.erase([*ids, *texts], scope.across_sessions())
             self._loop.follow()

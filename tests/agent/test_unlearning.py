@@ -459,3 +459,14 @@ def test_deep_forgetting_of_several_users_is_refused_before_anything_goes(open_:
     with pytest.raises(InputError, match="records of several users"):
         agent.forget_deeply(query="Henrietta", all_users=True)
     assert len(agent.forget(query="Henrietta", all_users=True, dry_run=True).records) == 2
+
+
+def test_undoing_erases_the_texts_also_where_no_unlearner_is_open(
+    open_: Open, tmp_path: Path
+) -> None:
+    receipt = open_().unlearn("capitals", pairs=CAPITALS, certify=False, keep_texts=True)
+    agent = open_("scm")
+    agent.undo(receipt.id)
+    agent.close()
+    open_().close()
+    assert not files_with(tmp_path / "home", "Vienna")
