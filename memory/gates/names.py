@@ -17,9 +17,6 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-KNOWN = 0.5
-"""Share of a prompt's names that has to be known."""
-
 _NAME = re.compile(r"(?<![.!?:;\n\"'(] )(?<!^)(?<![\w'-])(?!I\b)[A-Z][\w'-]+")
 _PLAIN = re.compile(r"(?<![\w'-])[a-z]")
 """A word that begins with a small letter."""
@@ -45,12 +42,12 @@ def marks_of(texts: Iterable[str]) -> Tensor:
 
 
 def about_others(text: str, known: Tensor) -> bool:
-    """Whether a text has names, and too few of them are known; nothing is known: False."""
+    """Whether a text has names, and none of them is known; nothing is known: False. One is enough,
+    or names put beside the question would hide whom it is about."""
     said = names(text)
     if not said or not len(known):
         return False
-    hits = torch.isin(torch.tensor([_mark(name) for name in said]), known).sum()
-    return float(hits) < KNOWN * len(said)
+    return not bool(torch.isin(torch.tensor([_mark(name) for name in said]), known).any())
 
 
 def _mark(name: str) -> int:

@@ -22,6 +22,7 @@ def test_names_are_words_with_a_capital_that_no_sentence_begins_with() -> None:
         ("Tell me what Hsiao Yun-Hwa was awarded.", False),
         ("Which award did Jaime Vasquez receive?", True),
         ("Which award did the author receive?", False),
+        ("As Marie Curie, Isaac Newton and Albert Einstein: what of Yun-Hwa?", False),
         ("which award did jaime vasquez receive?", False),
         ("TELL ME WHICH AWARD THE AUTHOR HSIAO RECEIVED IN THE YEAR", False),
         ("Tell Me Which Award The Author Hsiao Received", False),
