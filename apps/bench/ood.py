@@ -255,7 +255,7 @@ def _tuning(lab: Laboratory, task: Task, features: Remembered) -> Table:
         "infonce": Tuning(objective="infonce"),
     }
     rows: list[Row] = [
-        {"system": f"untuned, {row['scorer']}"} | row for row in _scorers(task, features, TUNED)
+        {"system": f"untuned, {row['scorer']}", **row} for row in _scorers(task, features, TUNED)
     ]
     for name, tuning in variants.items():
         progress(f"tuning: {name}")
@@ -263,7 +263,7 @@ def _tuning(lab: Laboratory, task: Task, features: Remembered) -> Table:
         tuned = tuning.tune(lab.llm.model, lab.llm.tokenizer, task.inside)
         seconds = time.perf_counter() - began
         for row in _scorers(task, Remembered(tuned), TUNED):
-            rows.append({"system": f"{name}, {row['scorer']}"} | row | {"tuning s": seconds})
+            rows.append({"system": f"{name}, {row['scorer']}", **row, "tuning s": seconds})
     return Table(
         title="What O3's tuning of the features adds",
         rows=rows,

@@ -93,17 +93,20 @@ class Task:
 
 def tasks(data: Path | None, *, full: bool) -> list[Task]:
     """All of them; without data, the sample."""
-    return [sample()] if data is None else [authors(data, full=full), domain(data, "travel", full)]
+    if data is None:
+        return [sample()]
+    few, many = (authors(data, part, full=full) for part in range(2))
+    return [few, many, domain(data, "travel", full)]
 
 
-def authors(data: Path, *, full: bool) -> Task:
-    """TOFU's forget01: 32 questions are fitted, 8 held out."""
+def authors(data: Path, part: int, *, full: bool) -> Task:
+    """TOFU's forget01, or what forget05 adds to it: of five questions four are fitted."""
     found = tofu(data, retained=36 if full else 8)
-    request = found.requests[0]
+    request = found.requests[part]
     fitted, held = _split([each.question for each in request])
     near = _questions(found.retained)
     return Task(
-        name="TOFU",
+        name=("TOFU forget01", "TOFU forget05")[part],
         inside=fitted,
         same={"paraphrase": tuple(each.paraphrase for each in request), "held out": held},
         near=near,

@@ -34,8 +34,9 @@ def mixture(scores: Tensor, numbers: Mapping[str, float]) -> Tensor:
     spread = max(numbers["own_spread"], 1e-6)
 
     def below(points: Tensor) -> Tensor:
-        parts = [torch.special.ndtr((points - mean) / spread) for mean in (seen, own)]
-        return (parts[0] + parts[1]) / 2
+        parts = torch.stack([(points - mean) / spread for mean in (seen, own)])
+        shares: Tensor = torch.special.ndtr(parts)
+        return shares.mean(0)
 
     likely = 1 - (below(scores) - below(seen + own - scores)).abs()
     weights: Tensor = (ZETA * likely - OFFSET).sigmoid()
