@@ -145,7 +145,7 @@ def test_two_edits_of_one_call_may_not_contradict_each_other(open_: Open) -> Non
 def test_a_correction_of_a_record_cannot_take_the_place_of_an_edit(open_: Open) -> None:
     agent = open_()
     receipt = agent.edit(PROMPT, TARGET)
-    with pytest.raises(InputError, match="one is an edit of the weights"):
+    with pytest.raises(InputError, match="one is an order to change the weights"):
         agent.correct(receipt.id, "It is Rome.")
     with pytest.raises(InputError, match="no record is behind that reply"):
         agent.correct(agent.ask(PROMPT), "It is Rome.")
@@ -304,7 +304,7 @@ def test_edits_of_one_user_are_not_another_ones(open_: Open) -> None:
 
 def test_edits_just_hold_where_the_weights_are_here(open_: Open) -> None:
     here = open_(memories=None, embedder=HashingEmbedder())
-    assert [memory.name for memory in here.memories] == ["scm", "wise"]
+    assert [memory.name for memory in here.memories] == ["scm", "wise", "o3"]
     served = open_(memories=None, embedder=HashingEmbedder(), model=ScriptedLLM(lambda _: "Hm."))
     assert [memory.name for memory in served.memories] == ["scm"]
     with pytest.raises(ConfigError, match=r"memories=\['scm', 'wise'\]"):
@@ -344,7 +344,7 @@ def test_keepers_work_on_a_folder_with_edits(open_: Open, tmp_path: Path) -> Non
     agent.close()
     home = tmp_path / "home"
     with open_keeper(home, "nobody", None, "default", read_only=True) as keeper:
-        assert [memory.name for memory in keeper.memories] == ["scm", "wise"]
+        assert [memory.name for memory in keeper.memories] == ["scm", "wise", "o3"]
         assert keeper.history(receipt.id)[0].kind == "edit"
         assert keeper.stats().events == 1
         assert [each.learnt for each in keeper.edits()] == [True]

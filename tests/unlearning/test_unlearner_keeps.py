@@ -10,6 +10,7 @@ from palimpsest.editors.workbench import Workbench
 from palimpsest.errors import Cancelled, StoreError, UnlearnFailed
 from palimpsest.llm.local import LocalLLM
 from palimpsest.memory.gates.features import background
+from palimpsest.memory.record import RecordId
 from palimpsest.unlearning.base import Request, Sample
 from palimpsest.unlearning.student import Shape, Student
 from palimpsest.unlearning.unlearner import Unlearner
@@ -29,7 +30,7 @@ def states(store: Unlearner) -> list[str]:
     return [state for _, state in store.requests(SCOPE)]
 
 
-def dropped(store: Unlearner, request: Request) -> str:
+def dropped(store: Unlearner, request: Request) -> RecordId:
     """Have a request learnt and its texts dropped; its id."""
     record = asked(store, request)
     store.learn()
@@ -93,7 +94,11 @@ def test_a_request_undone_while_another_is_learnt_ends_nothing(
     first, second = asked(store, CAPITALS), asked(store, RECIPES)
     material = store.material(second.id)
     assert material is not None
-    made = store.learn(lambda done, of: store.forget([second.id, material.id]) and None)
+
+    def undo(done: int, of: int) -> None:
+        store.forget([second.id, material.id])
+
+    made = store.learn(undo)
     assert made == [first.id]
     with pytest.raises(StoreError, match="undone meanwhile"):
         store.learn_from(second.id, RECIPES)
@@ -176,5 +181,5 @@ def test_an_adapter_of_a_model_in_half_precision_is_whole_floats(
     assert {each.dtype for each in change.tensors.values()} == {torch.float32}
     assert len(change.digest) == 64
     lesson = student.read([([1, 2, 3], [4, 5]), ([1, 2], [3])])
-    student.losses(lesson).mean().backward()
+    student.losses(lesson).mean().backward()  # type: ignore[no-untyped-call]
     assert all(each.grad is not None for each in student.parameters)
