@@ -34,7 +34,7 @@ def show_trace(agent: Agent, trace: Trace) -> None:
             for record in memory.records:
                 out.print(f"patched by {record}  {_text(agent, record)}", markup=False)
         explained = dict(memory.explain)
-        for each in explained.pop("gate", ()):
+        for each in explained.pop("adapters", ()):
             out.print(_loaded(agent, each), markup=False, soft_wrap=True)
         if explained:
             out.print_json(data=explained)

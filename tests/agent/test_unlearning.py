@@ -268,7 +268,7 @@ def test_a_trace_says_how_much_of_which_adapter_was_loaded(open_: Open) -> None:
     receipt = agent.unlearn("capitals", pairs=CAPITALS, certify=False)
     reply = agent.ask(ROME)
     [memory] = reply.why.memories
-    [gate] = memory.explain["gate"]
+    [gate] = memory.explain["adapters"]
     assert set(gate) == {"request", "loaded", "score", "threshold"}
     assert gate["request"] == receipt.id and gate["loaded"] > 0.5
 
@@ -354,7 +354,7 @@ def test_what_was_learnt_opens_in_peft_and_gives_the_same_logits(
     llm = agent.llm
     assert isinstance(llm, LocalLLM)
     ids = llm.tokenizer(ROME, return_tensors="pt").input_ids
-    [gate] = agent.ask(ROME).why.memories[0].explain["gate"]
+    [gate] = agent.ask(ROME).why.memories[0].explain["adapters"]
     model, patch = twin(llm.model), agent.unlearners[0].patch(agent.scope)
     assert patch is not None
     tensors = agent.unlearners[0].learnt(receipt.id).tensors
@@ -399,11 +399,11 @@ def test_facts_that_the_model_knows_are_suppressed_attacked_and_brought_back(
         smollm2,
         home=tmp_path / "home",
         memories=["o3"],
-        generation=GenerationConfig(max_tokens=16),
+        generation=GenerationConfig(max_tokens=32),
     ) as agent:
         assert "Rome" in agent.ask(asked, session="before").text
-        receipt = agent.unlearn("capitals", pairs=CAPITALS, attacked=2)
-        assert receipt.certificate is not None and receipt.certificate.samples == 2
+        receipt = agent.unlearn("capitals", pairs=CAPITALS, attacked=1)
+        assert receipt.certificate is not None and receipt.certificate.samples == 1
         assert receipt.certificate.kept["identical"] > 0.9
         assert "Rome" not in agent.ask(asked, session="after").text
         with pytest.raises(InputError, match="were dropped, so there is nothing"):

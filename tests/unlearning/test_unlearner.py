@@ -75,7 +75,7 @@ def test_a_request_is_learnt_suppresses_and_is_undone(smollm2: LocalLLM, tmp_pat
     assert store.learn() == [record.id]
     found = store.recall(cue(question))
     assert found.records == (record.id,)
-    assert found.explain["gate"][0]["loaded"] > 0.9
+    assert found.explain["adapters"][0]["loaded"] > 0.9
     assert store.recall(cue("How do I boil an egg?")).layers == frozenset()
 
     receipt = store.certify(record.id, CAPITALS, sample=4)

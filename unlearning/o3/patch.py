@@ -93,7 +93,7 @@ class GatedAdapters:
         weights = _composed(self._gate.weights([prompt]), shared=False)[0].tolist()
         share = {each.id: weight for each, weight in zip(self._learnt, weights, strict=True)}
         return {
-            "gate": [
+            "adapters": [
                 {
                     "request": str(verdict.entry),
                     "loaded": round(share[verdict.entry], 4),
