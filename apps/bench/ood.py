@@ -251,8 +251,10 @@ def _tuning(lab: Laboratory, task: Task, features: Remembered) -> Table:
 
     variants = {
         "entropy, as coded": Tuning(),
-        "entropy without guessing": Tuning(guess=0.0),
-        "infonce": Tuning(objective="infonce"),
+        "entropy, ten times the rate": Tuning(rate=1e-3, epochs=5),
+        "infonce alone, ten times the rate": Tuning(
+            objective="infonce", rate=1e-3, epochs=10, guess=0.0
+        ),
     }
     rows: list[Row] = [
         {"system": f"untuned, {row['scorer']}", **row} for row in _scorers(task, features, TUNED)
