@@ -22,7 +22,6 @@ PalimpsestError
 │   ├── EditConflict             it contradicts an edit that holds; names both
 │   └── EditFailed               its loss is no number, or it does not fit the model's window
 ├── UnlearnError                 a model could not be made to forget
-│   ├── UnlearnConflict          the request overlaps one that holds; names both
 │   └── UnlearnFailed            its loss is no number, or it cannot be told from what is to stay
 ├── Cancelled                    slow work that its caller has ended
 └── StoreError                   a store's artefacts are damaged or disagree with the ledger
@@ -131,10 +130,6 @@ class EditFailed(EditError):
 
 class UnlearnError(PalimpsestError):
     """A model could not be made to forget."""
-
-
-class UnlearnConflict(UnlearnError, ValueError):
-    """A request overlaps one that holds."""
 
 
 class UnlearnFailed(UnlearnError):

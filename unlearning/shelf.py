@@ -103,7 +103,13 @@ class Shelf(Changes):
         return held
 
     def put_material(self, record: Record) -> Material:
-        """Keep the texts of a request; durable when this returns."""
+        """Keep the texts of a request; durable when this returns.
+
+        Raises:
+            InputError: it holds none, or hangs on none.
+        """
+        if not record.parents:
+            raise InputError(f"record {record.id} hangs on no request")
         made = Material(record.id, record.parents[0], Request.of(record))
         _write(
             self._materials / f"{record.id}.json",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from ..editors.base import Progress
 from ..editors.lanes import settings
 from ..editors.weights_memory import WeightsMemory
-from ..errors import CapabilityError, StoreError, UnlearnFailed
+from ..errors import CapabilityError, InputError, StoreError, UnlearnFailed
 from ..memory.base import Artefact, Capabilities, Erasure, StoreContext
 from ..memory.record import Record, RecordId, Scope
 from ..memory.screening import UNTRUSTED
@@ -30,6 +31,8 @@ from .shelf import Held, Material, Shelf
 
 if TYPE_CHECKING:
     from ..editors.workbench import Workbench
+
+log = logging.getLogger(__name__)
 
 State = Literal["learnt", "pending", "lost"]
 """Lost: not learnt, for this model at least, and its texts are dropped; it is to be asked again."""
@@ -72,19 +75,25 @@ class Unlearner(WeightsMemory):
 
     def write(self, records: Sequence[Record]) -> list[Artefact]:
         """Take requests and their texts in; see `Memory.write`. They are learnt by `learn`. What is
-        for another unlearner is left out, and what a document or a tool orders."""
+        for another unlearner is left out, what a document or a tool orders, and what is neither."""
         own = [
             each
             for each in records
             if each.meta.get(UNLEARNER, self.name) == self.name and each.source not in UNTRUSTED
         ]
+        taken = []
         with self._lock:
             for record in own:
-                if record.kind == "request":
-                    self._held[record.id] = self._shelf.put(record)
+                try:
+                    if record.kind == "request":
+                        self._held[record.id] = self._shelf.put(record)
+                    else:
+                        self._materials[record.id] = self._shelf.put_material(record)
+                except InputError as error:  # else it would keep the store from all that follows
+                    log.warning("record %s is left out: %s", record.id, error)
                 else:
-                    self._materials[record.id] = self._shelf.put_material(record)
-        return [Artefact(record.id, f"{record.kind}:{record.id}") for record in own]
+                    taken.append(Artefact(record.id, f"{record.kind}:{record.id}"))
+        return taken
 
     def forget(self, ids: Collection[RecordId]) -> Erasure:
         """Hold nothing of these any more. Of a request: undo it. Of its texts: drop them, and keep

@@ -1,5 +1,6 @@
 """What was learnt of a request, once its texts are gone, outlives whatever befalls its store."""
 
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -10,7 +11,7 @@ from palimpsest.editors.workbench import Workbench
 from palimpsest.errors import Cancelled, StoreError, UnlearnFailed
 from palimpsest.llm.local import LocalLLM
 from palimpsest.memory.gates.features import background
-from palimpsest.memory.record import RecordId
+from palimpsest.memory.record import RecordId, new_id
 from palimpsest.unlearning.base import Request, Sample
 from palimpsest.unlearning.student import Shape, Student
 from palimpsest.unlearning.unlearner import Unlearner
@@ -183,3 +184,19 @@ def test_an_adapter_of_a_model_in_half_precision_is_whole_floats(
     lesson = student.read([([1, 2, 3], [4, 5]), ([1, 2], [3])])
     student.losses(lesson).mean().backward()  # type: ignore[no-untyped-call]
     assert all(each.grad is not None for each in student.parameters)
+
+
+def test_what_is_no_request_is_left_out_and_keeps_nothing_from_coming(
+    tiny_llm: LocalLLM, tmp_path: Path
+) -> None:
+    store = unlearner_in(tmp_path, tiny_llm, "o3:passes=1")
+    record = CAPITALS.record(SCOPE)
+    whole = CAPITALS.material(record)
+    strange = [
+        replace(whole, id=new_id(), parents=()),
+        replace(whole, id=new_id(), text="{}"),
+        replace(record, id=new_id(), meta={}),
+    ]
+    store.write([*strange, record, whole])
+    assert store.held() == {record.id, whole.id}
+    assert store.learn() == [record.id]
