@@ -218,6 +218,8 @@ def summary(reply: Reply) -> str:
 
 def _given(memory: MemoryTrace) -> str:
     if memory.place == "weights":
+        if not memory.explain:  # it holds none of the user's
+            return f"{memory.memory}: nothing"
         orders = "request" if "requests" in memory.explain else "edit"
         return f"{memory.memory}: {many(len(memory.records), orders)}"
     if memory.place != "cache":
