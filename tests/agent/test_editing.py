@@ -344,7 +344,7 @@ def test_keepers_work_on_a_folder_with_edits(open_: Open, tmp_path: Path) -> Non
     agent.close()
     home = tmp_path / "home"
     with open_keeper(home, "nobody", None, "default", read_only=True) as keeper:
-        assert [memory.name for memory in keeper.memories] == ["scm", "wise", "o3"]
+        assert [memory.name for memory in keeper.memories] == ["scm", "wise"]
         assert keeper.history(receipt.id)[0].kind == "edit"
         assert keeper.stats().events == 1
         assert [each.learnt for each in keeper.edits()] == [True]
