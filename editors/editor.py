@@ -35,6 +35,7 @@ class Editor(WeightsMemory):
     one at a time, beside turns.
     """
 
+    _shelf: Shelf
     orders = "edits"
     capabilities = Capabilities(kinds=frozenset({"edit"}), derives=True)
 
@@ -48,12 +49,9 @@ class Editor(WeightsMemory):
         return cls(name, context, METHODS.build(name, **options))
 
     def __init__(self, name: str, context: StoreContext, method: Method) -> None:
-        super().__init__(name, context)
+        super().__init__(name, context, Shelf(context.folder, read_only=context.read_only))
         self.method = method
-        self._shelf = Shelf(context.folder, read_only=context.read_only)
         self._held: dict[RecordId, Held] = {held.id: held for held in self._shelf.edits()}
-        self._changes: dict[str, Change] = {}
-        self._patches: dict[Scope, tuple[tuple[str, ...], Patch]] = {}
         self._plan: tuple[str, list[Step]] | None = None
 
     # Edits come and go.
@@ -269,20 +267,6 @@ class Editor(WeightsMemory):
             for held, key in zip(step.edits, step.keys, strict=True)
         }
 
-    @property
-    def _fingerprint(self) -> str:
-        """Of the model in use; without one, of that which the changes were learnt with."""
-        if self._bench is None:
-            return self._shelf.fingerprint
-        if not self._context.read_only:
-            self._shelf.fingerprint = self._bench.fingerprint
-        return self._bench.fingerprint
-
-    def _change(self, key: str) -> Change | None:
-        if key not in self._changes and (change := self._shelf.change(key)) is not None:
-            self._changes[key] = change
-        return self._changes.get(key)
-
     def _sweep(self) -> None:
         """Keep only what follows from the edits that hold."""
         wanted = frozenset(self._wanted().values())
@@ -326,10 +310,3 @@ class Editor(WeightsMemory):
             for id in wanted if ids is None else wanted.keys() & ids:
                 if (change := self._change(wanted[id])) is not None:
                     yield from change.marks
-
-    def close(self) -> None:
-        """Let go of the model's twin and of what is in memory. May be called twice."""
-        with self._lock:
-            self._bench = None
-            self._changes.clear()
-            self._patches.clear()

@@ -16,7 +16,8 @@ from ..llm.open import UnopenedLLM
 from ..llm.places import Place, Weights
 from ..memory.base import Cue, Memory, StoreContext
 from ..memory.record import Record, Scope
-from .base import Patch, Progress
+from .base import Change, Patch, Progress
+from .changes import Changes
 from .workbench import Workbench
 
 if TYPE_CHECKING:
@@ -34,10 +35,13 @@ class WeightsMemory(Memory):
     orders: ClassVar[str]
     """What it holds, as it says in the trace of a turn."""
 
-    def __init__(self, name: str, context: StoreContext) -> None:
+    def __init__(self, name: str, context: StoreContext, shelf: Changes) -> None:
         self.name = name
         self._context = context
         self._lock, self._learning = RLock(), RLock()
+        self._shelf = shelf
+        self._changes: dict[str, Change] = {}
+        self._patches: dict[Scope, tuple[tuple[str, ...], Patch]] = {}
         self._bench: Workbench | None = None
         if not isinstance(context.llm, UnopenedLLM):
             self._bench = self._workbench(context.llm)
@@ -128,3 +132,26 @@ class WeightsMemory(Memory):
     @abstractmethod
     def _patch(self, scope: Scope) -> tuple[Patch | None, int]:
         """The patch, and how many orders are in it."""
+
+    # What was learnt, in memory and in files.
+
+    @property
+    def _fingerprint(self) -> str:
+        """Of the model in use; without one, of that which the changes were learnt with."""
+        if self._bench is None:
+            return self._shelf.fingerprint
+        if not self._context.read_only:
+            self._shelf.fingerprint = self._bench.fingerprint
+        return self._bench.fingerprint
+
+    def _change(self, key: str) -> Change | None:
+        if key not in self._changes and (change := self._shelf.change(key)) is not None:
+            self._changes[key] = change
+        return self._changes.get(key)
+
+    def close(self) -> None:
+        """Let go of the model's twin and of what is in memory. May be called twice."""
+        with self._lock:
+            self._bench = None
+            self._changes.clear()
+            self._patches.clear()

@@ -44,6 +44,7 @@ class Unlearner(WeightsMemory):
     Options are the method's hyper-parameters; they count for what is learnt from now on.
     """
 
+    _shelf: Shelf
     orders = "requests"
     lasting = frozenset({"changes", "begun", "receipts", "model.sha256"})
     capabilities = Capabilities(kinds=frozenset({"request", "material"}), derives=True)
@@ -58,11 +59,8 @@ class Unlearner(WeightsMemory):
         return cls(name, context, METHODS.build(name, **options))
 
     def __init__(self, name: str, context: StoreContext, method: Method) -> None:
-        super().__init__(name, context)
+        super().__init__(name, context, Shelf(context.folder, read_only=context.read_only))
         self.method = method
-        self._shelf = Shelf(context.folder, read_only=context.read_only)
-        self._changes: dict[str, Change] = {}
-        self._patches: dict[Scope, tuple[tuple[str, ...], Patch]] = {}
         self._take_stock()
 
     def _take_stock(self) -> None:
@@ -358,20 +356,6 @@ class Unlearner(WeightsMemory):
         options = json.dumps(settings(self.method), sort_keys=True)
         return f"{key}-{hashlib.sha256(options.encode()).hexdigest()[:16]}"
 
-    def _change(self, key: str) -> Change | None:
-        if key not in self._changes and (change := self._shelf.change(key)) is not None:
-            self._changes[key] = change
-        return self._changes.get(key)
-
-    @property
-    def _fingerprint(self) -> str:
-        """Of the model in use; without one, of that which the changes were learnt with."""
-        if self._bench is None:
-            return self._shelf.fingerprint
-        if not self._context.read_only:
-            self._shelf.fingerprint = self._bench.fingerprint
-        return self._bench.fingerprint
-
     # As every store.
 
     def digest(self) -> str:
@@ -416,13 +400,6 @@ class Unlearner(WeightsMemory):
             for id in self._held if ids is None else self._held.keys() & frozenset(ids):
                 if (change := self._change(self._key(self._held[id]))) is not None:
                     yield from change.marks
-
-    def close(self) -> None:
-        """Let go of the model's twin and of what is in memory. May be called twice."""
-        with self._lock:
-            self._bench = None
-            self._changes.clear()
-            self._patches.clear()
 
 
 def _plain(value: Held | Material) -> str:
