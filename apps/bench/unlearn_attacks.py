@@ -39,8 +39,7 @@ def attacks(lab: Laboratory, plan: Plan) -> Iterator[Table]:
     for system in plan.systems:
         progress(f"attacks: {system}")
         pupil = lab.pupil(bench, system)
-        retain = spread(every.known, plan.retain) if pupil.method.asks_for_retain else ()
-        pupil.learn(request("forget01", every.requests[0], retain))
+        pupil.study("forget01", every.requests[0], every.known, plan.retain)
         certificate = certify(
             bench,
             pupil.patch(),

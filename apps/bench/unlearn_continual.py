@@ -10,7 +10,7 @@ import torch
 
 from ...unlearning.base import Patch
 from .harness import Row, Table, progress
-from .unlearn_lab import NEVER, TAUGHT, Laboratory, Plan, request
+from .unlearn_lab import NEVER, TAUGHT, Laboratory, Plan
 from .unlearn_material import Sample
 from .unlearn_measures import evaluate, quality, spread
 
@@ -59,7 +59,7 @@ def continual(lab: Laboratory, plan: Plan) -> Iterator[Table]:
             "system": system,
             "forget quality": quality(scores, references[name]),
             "utility": scores["utility"],
-            "of before": scores["utility"] / before,
+            "of before": scores["utility"] / before if before else None,
             "ROUGE-L": scores["forget"]["rouge"],
             "probability": scores["forget"]["probability"],
             "extraction": scores["forget"]["strength"],
@@ -85,8 +85,7 @@ def continual(lab: Laboratory, plan: Plan) -> Iterator[Table]:
         pupil = lab.pupil(bench, system)
         for at, name in enumerate(names):
             progress(f"{system} learns {name}")
-            retain = spread(told.known, plan.retain) if pupil.method.asks_for_retain else ()
-            learnt = pupil.learn(request(name, told.requests[at], retain))
+            learnt = pupil.study(name, told.requests[at], told.known, plan.retain)
             scores = measured(system, name, pupil.patch(), at, bench)
             minutes = learnt.change.seconds / 60
             put(system, name, scores, utility, minutes=minutes, kB=learnt.change.nbytes / 1000)

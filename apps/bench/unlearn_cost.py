@@ -28,10 +28,8 @@ def cost(lab: Laboratory, plan: Plan) -> Iterator[Table]:
     rows: list[Row] = []
     for system in plan.systems:
         progress(f"cost: {system}")
-        retain = told.known[: plan.retain]
         pupil = lab.pupil(bench, system)
-        asks = retain if pupil.method.asks_for_retain else ()
-        learnt = pupil.learn(request("forget01", told.requests[0], asks))
+        learnt = pupil.study("forget01", told.requests[0], told.known, plan.retain)
         rows.append(
             {
                 "system": system,

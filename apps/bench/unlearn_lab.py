@@ -25,6 +25,7 @@ from .harness import progress
 from .points import Points
 from .teach import lessons, material, teach
 from .unlearn_material import Sample, Tofu, tofu
+from .unlearn_measures import spread
 
 if TYPE_CHECKING:
     from .setting import Setting
@@ -152,6 +153,14 @@ class Pupil:
         id = RecordId(f"{len(self.learnt):02}-{request.name}")
         self.learnt.append(Unlearnt(id=id, name=request.name, change=change))
         return self.learnt[-1]
+
+    def study(
+        self, name: str, samples: Sequence[Sample], kept: Sequence[Sample], count: int
+    ) -> Unlearnt:
+        """Learn samples as a request; a method that asks for what is to be kept is given `count` of
+        it, evenly spread."""
+        retain = spread(kept, count) if self.method.asks_for_retain else ()
+        return self.learn(request(name, samples, retain))
 
     def patch(self, *without: int) -> Patch:
         """What it comes to, without some of the requests."""

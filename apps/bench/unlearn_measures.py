@@ -129,6 +129,15 @@ def score(
     )
 
 
+def recall(
+    examiner: Examiner, patch: Patch | None, samples: Sequence[Sample], tokens: int
+) -> float:
+    """Mean ROUGE-L recall of greedy replies."""
+    replies = examiner.ask([Ask(each.question) for each in samples], patch, tokens)
+    pairs = zip(replies, samples, strict=True)
+    return fmean(rouge_l_recall(reply.text, each.answer) for reply, each in pairs)
+
+
 def quality(told: Mapping[str, Any], never_taught: Mapping[str, Any]) -> float:
     """Forget quality: of what `evaluate` says of a model, and of one never taught the forget set;
     asked for the same samples."""

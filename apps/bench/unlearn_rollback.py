@@ -6,14 +6,12 @@ And how far the two adapters share directions, with the orthogonality loss and w
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from statistics import fmean
 from typing import TYPE_CHECKING
 
-from ...unlearning.examining import Ask, Examiner
-from ...unlearning.measures import rouge_l_recall
+from ...unlearning.examining import Examiner
 from .harness import Row, Table, progress
 from .unlearn_lab import Laboratory, Plan, request
-from .unlearn_measures import spread
+from .unlearn_measures import recall, spread
 
 if TYPE_CHECKING:
     from ...editors.base import Patch
@@ -64,12 +62,7 @@ def _rouge(
     bench: Workbench, patch: Patch | None, groups: Mapping[str, Sequence[Sample]], plan: Plan
 ) -> dict[str, float]:
     examiner = Examiner(bench.model, bench.tokenizer)
-    found = {}
-    for name, samples in groups.items():
-        some = spread(samples, plan.sample)
-        replies = examiner.ask([Ask(each.question) for each in some], patch, plan.tokens)
-        found[name] = fmean(
-            rouge_l_recall(reply.text, each.answer)
-            for reply, each in zip(replies, some, strict=True)
-        )
-    return found
+    return {
+        name: recall(examiner, patch, spread(samples, plan.sample), plan.tokens)
+        for name, samples in groups.items()
+    }

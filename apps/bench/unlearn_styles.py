@@ -9,11 +9,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from ...memory.gates.features import background
-from ...unlearning.examining import Ask, Examiner
-from ...unlearning.measures import rouge_l_recall
+from ...unlearning.examining import Examiner
 from .harness import Row, Table, progress
-from .unlearn_lab import Laboratory, Plan, request
-from .unlearn_measures import spread
+from .unlearn_continual import NAMES
+from .unlearn_lab import Laboratory, Plan
+from .unlearn_measures import recall, spread
 
 if TYPE_CHECKING:
     from ...editors.base import Patch
@@ -49,8 +49,7 @@ def styles(lab: Laboratory, plan: Plan) -> Iterator[Table]:
         progress(f"styles: {system}")
         pupil = lab.pupil(bench, system)
         for at, part in enumerate(told.requests):
-            retain = spread(told.known, plan.retain) if pupil.method.asks_for_retain else ()
-            pupil.learn(request(("forget01", "forget05", "forget10")[at], part, retain))
+            pupil.study(NAMES[at], part, told.known, plan.retain)
         patch = pupil.patch()
         ways = {
             name: [replace(each, question=way(each.question)) for each in forget]
@@ -68,8 +67,8 @@ def styles(lab: Laboratory, plan: Plan) -> Iterator[Table]:
             rows.append(
                 {
                     "asked": name,
-                    "forgotten, before": _rouge(examiner, None, samples, plan.tokens),
-                    "forgotten, after": _rouge(examiner, patch, samples, plan.tokens),
+                    "forgotten, before": recall(examiner, None, samples, plan.tokens),
+                    "forgotten, after": recall(examiner, patch, samples, plan.tokens),
                     "opens": _opens(patch, samples),
                     "kept, shut": 1 - _opens(patch, others),
                 }
@@ -81,16 +80,6 @@ def styles(lab: Laboratory, plan: Plan) -> Iterator[Table]:
             " those of the model before, bit for bit",
             plot=("forgotten, before", "forgotten, after"),
         )
-
-
-def _rouge(
-    examiner: Examiner, patch: Patch | None, samples: Sequence[Sample], tokens: int
-) -> float:
-    replies = examiner.ask([Ask(each.question) for each in samples], patch, tokens)
-    return fmean(
-        rouge_l_recall(reply.text, each.answer)
-        for reply, each in zip(replies, samples, strict=True)
-    )
 
 
 def _opens(patch: Patch, samples: Sequence[Sample]) -> float:
